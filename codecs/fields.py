@@ -1,0 +1,108 @@
+"""How a record is declared: fields with type, nullability, meaning and unit, in one place.
+
+`Record.schema` is what travels (no metadata: 2.1 KB instead of 7.2 KB a message); `Record.documented` carries
+the meanings as field metadata for those who ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+TEXT = pa.string()
+BYTES = pa.binary()
+BOOL = pa.bool_()
+I8, I16, I32, I64 = pa.int8(), pa.int16(), pa.int32(), pa.int64()
+F32, F64 = pa.float32(), pa.float64()
+TIME = pa.timestamp("us", tz="UTC")
+ID = pa.binary(16)
+TEXTS = pa.list_(pa.field("item", TEXT, nullable=False))
+I16S = pa.list_(pa.field("item", I16, nullable=False))
+F32S = pa.list_(pa.field("item", F32, nullable=False))
+
+EMBEDDING_SIZE = 256  # what the offline text encoder gives; half floats, 512 bytes a row
+SURFACE_SIZE = 16  # cheap features of a request, see agents/encoding.py
+EMBEDDING = pa.fixed_shape_tensor(pa.float16(), [EMBEDDING_SIZE])
+SURFACE = pa.fixed_shape_tensor(pa.float32(), [SURFACE_SIZE])
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column. `nullable=False` is checked at encode and at decode, because Arrow itself does not."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    unit: str = ""
+    nullable: bool = False
+    since: int = 1
+
+
+def need(name: str, type: pa.DataType, doc: str, unit: str = "", since: int = 1) -> Field:
+    """A column that every row must fill."""
+    return Field(name, type, doc, unit, False, since)
+
+
+def may(name: str, type: pa.DataType, doc: str, unit: str = "", since: int = 1) -> Field:
+    """A column that may be null."""
+    return Field(name, type, doc, unit, True, since)
+
+
+def struct(*fields: Field) -> pa.DataType:
+    """A struct type from fields (their meanings are kept by whoever declares the struct)."""
+    return pa.struct([pa.field(f.name, f.type, nullable=f.nullable) for f in fields])
+
+
+def structs(*fields: Field) -> pa.DataType:
+    """A list of structs."""
+    return pa.list_(pa.field("item", struct(*fields), nullable=False))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record type. `version` grows when a field is added; fields are only added, at the end."""
+
+    name: str
+    version: int
+    doc: str
+    fields: tuple[Field, ...]
+    parts: tuple[tuple[str, tuple[Field, ...]], ...] = ()  # (column, its struct's fields), for the reference page
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The wire schema: names, types, nullability, nothing else."""
+        return pa.schema([pa.field(f.name, f.type, nullable=f.nullable) for f in self.fields])
+
+    @cached_property
+    def documented(self) -> pa.Schema:
+        """The same with `doc`, `unit`, `since` as field metadata."""
+        return pa.schema(
+            [
+                pa.field(
+                    f.name,
+                    f.type,
+                    nullable=f.nullable,
+                    metadata={"doc": f.doc, "unit": f.unit, "since": str(f.since)},
+                )
+                for f in self.fields
+            ]
+        )
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(name)
+
+
+COMMON: tuple[Field, ...] = (
+    need("tenant", TEXT, "Whose request this is; taken from the topic it came by, never from the payload"),
+    may("traceparent", TEXT, "W3C trace context, handed on unchanged"),
+    need("request_id", ID, "blake2b of tenant and client id, or of topic, partition, offset and row"),
+    need("requested_at", TIME, "The request's event time, else its append time; fixed once at the edge", "UTC"),
+    need("home", I32, "The partition of every later message of this request; computed once, echoed by agents"),
+    need("domain", TEXT, "The learning domain the outcome teaches (default: the tenant)"),
+    need("round", I16, "0 at first, one more with every redrive"),
+)
