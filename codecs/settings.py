@@ -1,0 +1,96 @@
+"""All settings, declared once: default, unit, range, meaning. `infra.settings` alone reads them from outside.
+
+Steps get the frozen object through `Views.settings`; nobody mutates it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from aos.codecs.errors import SettingsError
+
+
+def setting(default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field that knows its meaning, unit and range."""
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high}
+    if isinstance(default, (tuple, dict)):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment name of a setting: AOS_ and its name in capitals."""
+
+    # where
+    bootstrap: str = setting("", "Kafka bootstrap servers, host:port,...; empty: the local stack's")
+    database_url: str = setting("", "PostgreSQL URL; empty: the local stack's")
+    prefix: str = setting("", "Stands before every topic and consumer group")
+    replication: int = setting(1, "Replication factor of the topics AOS creates", "replicas", 1, 9)
+    partitions: int = setting(1, "Partitions of the task topics", "partitions", 1, 256)
+    tenants: tuple[str, ...] = setting(("default",), "Known tenants, comma separated")
+    data_dir: str = setting("", "Where the local stack keeps its data; empty: a private folder, removed at the end")
+    secret: str = setting("", "Key of the assignment tokens; empty: one made at first start, kept in the data folder")
+    # edge
+    gather_ms: int = setting(25, "Longest time the edges gather messages", "ms", 0, 1000)
+    gather_rows: int = setting(512, "Most rows the edges gather", "rows", 1, 65_536)
+    payload_bytes_max: int = setting(32_768, "Largest text and payload of a request or outcome", "bytes", 1)
+    steps_max: int = setting(64, "Most steps of a workflow", "steps", 1, 1024)
+    past_days: int = setting(7, "How old a client's event time may be", "days", 1)
+    repeat_window_s: int = setting(600, "How long a repeated request id gets the same result", "s", 0)
+    repeat_rows: int = setting(200_000, "Most finished requests remembered a partition for that", "requests", 0)
+    # registry
+    suspect_after_ms: int = setting(4_000, "Silence after which a replica is suspected", "ms", 100)
+    gone_after_ms: int = setting(12_000, "Silence after which a replica is gone", "ms", 100)
+    heartbeat_ms: int = setting(1_000, "How often a replica says that it lives", "ms", 50)
+    trial_outcomes: int = setting(5, "Outcomes below which an agent is on trial (state learning)", "outcomes", 0)
+    # match and compose
+    candidates_max: int = setting(16, "Most candidates of a step", "agents", 1, 64)
+    candidates_wanted: int = setting(3, "Candidates below which a filter is loosened", "agents", 1, 64)
+    fallback_service: str = setting("", "Service that answers what nobody is trusted with; empty: none")
+    confidence_min: float = setting(0.0, "Best score below which the fallback is asked", "", 0, 1)
+    quality_min: float = setting(0.0, "Predicted quality below which a request is rejected", "", 0, 1)
+    match_waits_ms: tuple[int, ...] = setting((1000, 2000, 4000), "Waits before a step is matched anew", "ms")
+    # supervise
+    timeout_ms: int = setting(30_000, "How long one attempt may take", "ms", 10)
+    attempts_max: int = setting(4, "Most attempts of a step", "attempts", 1, 32)
+    retry_waits_ms: tuple[int, ...] = setting((2000, 4000, 8000), "Waits before the next attempt", "ms")
+    retry_jitter: float = setting(0.1, "Share by which a wait varies", "", 0, 0.5)
+    request_timeout_ms: int = setting(600_000, "When a request without deadline expires", "ms", 100)
+    # allocate
+    prefetch: float = setting(1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8)
+    trial_floor: float = setting(0.01, "Least chance of an agent on trial", "", 0, 0.05)
+    tenant_weights: dict[str, float] = setting({}, "Fair share of a tenant; 1 when not named")
+    lane_age_ms: int = setting(20_000, "Waiting time worth one step of priority", "ms", 1)
+    refuse_after_ms: int = setting(5_000, "Wait for a free slot in a cell before the next cell is asked", "ms", 1)
+    # learning
+    sample_rows_per_s: int = setting(2_000, "Experiences a second that the river models learn from", "rows/s", 1)
+    prior_strength: float = setting(8.0, "Outcomes the pooled prior of an agent and kind is worth", "outcomes", 0.1)
+    discount: float = setting(0.995, "Weight an outcome keeps with each later one of its agent and kind", "", 0.5, 1)
+    mine_every: int = setting(500, "New collaborations between two minings", "collaborations", 10)
+    mine_window: int = setting(5_000, "Collaborations in a window", "collaborations", 50)
+    optimise_every: int = setting(500, "Outcomes between two proposals", "outcomes", 10)
+    # store
+    bundle_ms: int = setting(300, "How long the store gathers rows for one transaction", "ms", 10, 5000)
+    keep_days: int = setting(7, "Age at which chunks are dropped from the database", "days", 1)
+    keep_bytes: int = setting(20_000_000_000, "Size at which the oldest chunks are dropped", "bytes", 1_000_000)
+    store_payloads: bool = setting(False, "Whether payload bytes go to SQL")
+    # shell
+    commit_ms: int = setting(200, "Commit interval", "ms", 10)
+    snapshot_s: float = setting(15.0, "Longest time between two snapshots", "s", 0.1)
+    session_timeout_ms: int = setting(10_000, "Consumer group session time-out", "ms", 1000)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                continue
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise SettingsError("AOS5002", f"{item.name}={value}, from {low} to {high}")
+        if self.gone_after_ms <= self.suspect_after_ms:
+            raise SettingsError("AOS5003", "gone_after_ms must be larger than suspect_after_ms")
+        if self.suspect_after_ms <= 2 * self.heartbeat_ms:
+            raise SettingsError("AOS5003", "suspect_after_ms must be larger than two heartbeats")
+        if "default" not in self.tenants:
+            raise SettingsError("AOS5003", "tenants must hold default")

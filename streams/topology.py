@@ -1,0 +1,99 @@
+"""The one file to read first: which processor reads and writes what.
+
+Each row is a processor as data: its law (what holds whatever is killed), its input topics, its output topics, the
+views it looks at. `docs/topology.md` and its diagram are generated from here, ACLs and tests read it.
+"""
+
+from __future__ import annotations
+
+from aos.agents import admit, allocate, compose, encode, match, register, supervise
+from aos.analytics import collect, learn, mine, optimise
+from aos.codecs.topics import LANES
+from aos.streams import store
+from aos.streams.processor import Law, Processor
+from aos.streams.views import VIEWS
+
+# the edges: validate, fix id, time, tenant and home, gather single messages into batches, re-key
+ENCODE = Processor(
+    "encode", Law.ROW, edge=True,
+    reads=("aos.requests",), writes=("aos.tasks", "aos.ledger", "aos.dead-letters"),
+    initial=encode.initial, step=encode.step,
+)  # fmt: skip
+ADMIT = Processor(
+    "admit", Law.ROW, edge=True,
+    reads=("aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.controls", "aos.observations"),
+    writes=("aos.fleet", "aos.ledger", "aos.corrections", "aos.sightings", "aos.dead-letters"),
+    initial=admit.initial, step=admit.step,
+)  # fmt: skip
+
+# the fleet
+REGISTER = Processor(
+    "register", Law.VIEW,
+    reads=("aos.fleet",), writes=("aos.agent-states",),
+    initial=register.initial, step=register.step, dump=register.dump, load=register.load,
+)  # fmt: skip
+MATCH = Processor(
+    "match", Law.ROW, views=("aos.agent-states", "aos.beliefs"),
+    reads=("aos.tasks",), writes=("aos.matches",),
+    initial=match.initial, step=match.step,
+)  # fmt: skip
+COMPOSE = Processor(
+    "compose", Law.ROW, views=("aos.strategies", "aos.patterns"),
+    reads=("aos.matches",), writes=("aos.ledger",),
+    initial=compose.initial, step=compose.step,
+)  # fmt: skip
+SUPERVISE = Processor(
+    "supervise", Law.FOLD,
+    reads=("aos.ledger",),
+    writes=(*LANES, "aos.releases", "aos.inbox", "aos.results", "aos.trails", "aos.tasks"),
+    initial=supervise.initial, step=supervise.step, dump=supervise.dump, load=supervise.load,
+    recall=supervise.recall, tick=supervise.tick,
+)  # fmt: skip
+ALLOCATE = Processor(
+    "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.beliefs", "aos.strategies"),
+    reads=(*LANES, "aos.releases"), writes=("aos.decisions", "aos.ledger"),
+    initial=allocate.initial, step=allocate.step, dump=allocate.dump, load=allocate.load, adopt=allocate.adopt,
+)  # fmt: skip
+
+# what is learned
+COLLECT = Processor(
+    "collect", Law.ROW,
+    reads=("aos.trails", "aos.corrections", "aos.sightings"), writes=("aos.experiences",),
+    initial=collect.initial, step=collect.step,
+)  # fmt: skip
+LEARN = Processor(
+    "learn", Law.FOLD,
+    reads=("aos.experiences",), writes=("aos.beliefs",),
+    initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load,
+)  # fmt: skip
+MINE = Processor(
+    "mine", Law.FOLD,
+    reads=("aos.experiences",), writes=("aos.patterns",),
+    initial=mine.initial, step=mine.step, dump=mine.dump, load=mine.load,
+)  # fmt: skip
+OPTIMISE = Processor(
+    "optimise", Law.VIEW, views=("aos.beliefs", "aos.patterns"),
+    reads=("aos.experiences",), writes=("aos.strategies",),
+    initial=optimise.initial, step=optimise.step, dump=optimise.dump, load=optimise.load,
+)  # fmt: skip
+STORE = Processor(
+    "store", Law.SINK,
+    reads=store.READS, writes=(),
+    initial=store.initial, step=store.step,
+)  # fmt: skip
+
+PROCESSORS: dict[str, Processor] = {
+    processor.name: processor
+    for processor in (
+        ENCODE, ADMIT, REGISTER, MATCH, COMPOSE, SUPERVISE, ALLOCATE, COLLECT, LEARN, MINE, OPTIMISE, STORE,
+    )
+}  # fmt: skip
+
+# three processes on two cores: the task's way; what is learned (niced); experience and SQL
+GROUPS: dict[str, tuple[str, ...]] = {
+    "way": ("encode", "admit", "register", "match", "compose", "supervise", "allocate"),
+    "learning": ("learn", "mine", "optimise"),
+    "keeping": ("collect", "store"),
+}
+
+__all__ = ["GROUPS", "PROCESSORS", "VIEWS"]
