@@ -1,0 +1,156 @@
+"""The local broker: Apache Kafka in KRaft mode, one node on loopback, jars by Maven from a pinned pom."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import struct
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from aos.infra.local.cache import install, progress, run_step, tail
+from aos.infra.local.children import Children
+from aos.infra.local.host import LOOPBACK, Host, StackError, check_disk, check_port, free_port
+from aos.infra.local.java import ensure_java
+
+HERE = Path(__file__).parent
+POM = HERE / "kafka-pom.xml"
+SETTINGS = HERE / "kafka-broker.properties"
+LOGGING = HERE / "kafka-log4j2.properties"
+VERSION = "4.2.2"
+INSTALL_BYTES = 200 << 20
+DATA_BYTES = 512 << 20
+START_LIMIT_S = 60.0
+# Serial GC and a small heap: the broker's data is in the page cache, and two cores are shared with everything else.
+JVM_FLAGS = [
+    "-Xms256m",
+    "-Xmx768m",
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+]
+
+
+def install_jars(host: Host, children: Children, java: Path) -> Path:
+    """The folder of Kafka's jars, resolved by Maven on the first call."""
+    digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
+
+    def build(folder: Path) -> None:
+        maven = host.which("mvn")
+        if maven is None:
+            raise StackError(
+                f"Maven (mvn) is not installed; AOS resolves Kafka {VERSION} with it.",
+                "Install it (on Debian: apt-get install maven), or give the address of a running broker.",
+            )
+        check_disk(host, folder, INSTALL_BYTES, f"Kafka {VERSION}")
+        host.say(f"fetching Kafka {VERSION} with Maven (44 MB, once) …")
+        log = folder / "maven.log"
+        argv = [maven, "-q", "-B", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
+        environ = dict(host.environ)
+        if not host.which("java"):
+            environ["JAVA_HOME"] = str(java.parent.parent)
+        with progress(host, "fetching Kafka", folder):
+            code = run_step(children, "fetch Kafka", argv, log, env=environ, cwd=folder)
+        if code != 0 or not any(folder.glob("kafka_*.jar")):
+            raise StackError(
+                f"Maven could not fetch Kafka {VERSION}: {tail(log, '[ERROR] Failed')}.",
+                "Check the network and Maven's settings (~/.m2/settings.xml), then run the command again.",
+            )
+
+    return install(host, f"kafka-{VERSION}-{digest}", f"Kafka {VERSION}", build)
+
+
+class Broker:
+    """One Kafka node and its data folder."""
+
+    def __init__(self, host: Host, children: Children, folder: Path, port: int | None = None) -> None:
+        self.host = host
+        self.children = children
+        self.folder = folder
+        self.log = folder / "kafka.log"
+        self.port = port or free_port()
+        self._given_port = port is not None
+        self._java: Path | None = None
+        self._jars: Path | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def prepare(self) -> None:
+        """Java, jars, ports, settings and a formatted data folder."""
+        self._java = ensure_java(self.host, self.children)
+        self._jars = install_jars(self.host, self.children, self._java)
+        if self._given_port:
+            check_port(self.port, "the broker")
+        check_disk(self.host, self.folder, DATA_BYTES, "the broker's data")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        controller = free_port()
+        lines = [
+            SETTINGS.read_text(),
+            f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{controller}",
+            f"advertised.listeners=PLAINTEXT://{self.bootstrap}",
+            f"controller.quorum.voters=1@{LOOPBACK}:{controller}",
+            f"log.dirs={self.folder / 'data'}",
+        ]
+        (self.folder / "broker.properties").write_text("\n".join(lines) + "\n")
+        if not (self.folder / "data" / "meta.properties").exists():
+            self._format()
+
+    def _format(self) -> None:
+        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if cluster_id.startswith("-"):  # would be taken for an option
+            cluster_id = "A" + cluster_id[1:]
+        shutil.rmtree(self.folder / "data", ignore_errors=True)  # a format that was killed half-way
+        argv = [*self._command("kafka.tools.StorageTool"), "format", "-t", cluster_id]
+        argv += ["-c", self.folder / "broker.properties"]
+        if run_step(self.children, "format Kafka", argv, self.log, timeout=60.0) != 0:
+            raise StackError(
+                f"The broker's data folder could not be made: {tail(self.log)}.",
+                f"See {self.log}.",
+            )
+
+    def _command(self, main: str) -> list[str | Path]:
+        assert self._java is not None
+        assert self._jars is not None
+        logging = f"-Dlog4j2.configurationFile={LOGGING}"
+        return [self._java, *JVM_FLAGS, logging, "-cp", f"{self._jars}/*", main]
+
+    def start(self) -> None:
+        """Start the node and wait until it answers requests."""
+        argv = [*self._command("kafka.Kafka"), self.folder / "broker.properties"]
+        self.children.spawn("kafka", argv, log_path=self.log, cwd=self.folder, env=dict(self.host.environ))
+        deadline = time.monotonic() + START_LIMIT_S
+        while not answers(self.port):
+            code = self.children.wait("kafka", 0.05)
+            if code is not None:
+                raise StackError(
+                    f"The broker ended with code {code}: {tail(self.log, 'ERROR')}.", f"See {self.log}."
+                )
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"The broker did not answer within {START_LIMIT_S:.0f} s.",
+                    f"The machine may be overloaded; see {self.log}.",
+                )
+
+    def kill(self) -> None:
+        """SIGKILL, as a lost machine would do it."""
+        self.children.kill("kafka")
+
+    def stop(self, timeout: float) -> None:
+        self.children.stop("kafka", timeout)
+
+
+def answers(port: int) -> bool:
+    """Whether a broker on loopback answers ApiVersions; it does so only once it takes all other requests too."""
+    body = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, null client id
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0) as link:
+            link.sendall(struct.pack(">i", len(body)) + body)
+            head = link.recv(8)
+            return len(head) == 8 and struct.unpack(">ii", head)[1] == 1
+    except OSError:
+        return False
