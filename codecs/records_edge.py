@@ -127,6 +127,7 @@ HEARTBEAT = Record(
         need("replica", TEXT, "Which copy of it"),
         may("agents", TEXTS, "The agents it plays; all of the service's when null"),
         may("stopping", BOOL, "Whether it will answer no further work"),
+        may("busy", I32, "Attempts it is at work on", "attempts"),
         may("sent_at", TIME, "The replica's clock; data only", "UTC"),
     ),
 )

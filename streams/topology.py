@@ -6,10 +6,21 @@ views it looks at. `docs/topology.md` and its diagram are generated from here, A
 
 from __future__ import annotations
 
-from aos.agents import admit, allocate, compose, encode, match, register, supervise
-from aos.analytics import collect, learn, mine, optimise
 from aos.codecs.topics import LANES
-from aos.streams import store
+from aos.streams import (
+    admit,
+    allocate,
+    collect,
+    compose,
+    encode,
+    learn,
+    match,
+    mine,
+    optimise,
+    register,
+    store,
+    supervise,
+)
 from aos.streams.processor import Law, Processor
 from aos.streams.views import VIEWS
 
@@ -28,12 +39,12 @@ ADMIT = Processor(
 
 # the fleet
 REGISTER = Processor(
-    "register", Law.VIEW,
+    "register", Law.VIEW, views=("aos.beliefs",),
     reads=("aos.fleet",), writes=("aos.agent-states",),
     initial=register.initial, step=register.step, dump=register.dump, load=register.load,
 )  # fmt: skip
 MATCH = Processor(
-    "match", Law.ROW, views=("aos.agent-states", "aos.beliefs"),
+    "match", Law.ROW, views=("aos.agent-states", "aos.beliefs", "aos.strategies"),
     reads=("aos.tasks",), writes=("aos.matches",),
     initial=match.initial, step=match.step,
 )  # fmt: skip
@@ -50,7 +61,7 @@ SUPERVISE = Processor(
     recall=supervise.recall, tick=supervise.tick,
 )  # fmt: skip
 ALLOCATE = Processor(
-    "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.beliefs", "aos.strategies"),
+    "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.strategies"),
     reads=(*LANES, "aos.releases"), writes=("aos.decisions", "aos.ledger"),
     initial=allocate.initial, step=allocate.step, dump=allocate.dump, load=allocate.load, adopt=allocate.adopt,
 )  # fmt: skip
