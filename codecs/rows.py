@@ -1,0 +1,84 @@
+"""Rows made from columns or dicts, and tensors in and out of columns without copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aos.codecs.fields import Record
+from aos.codecs.schemas import RECORDS
+
+
+def record(name: str) -> Record:
+    """The record of that name."""
+    return RECORDS[name]
+
+
+def empty(name: str) -> pa.RecordBatch:
+    """No rows of a record."""
+    schema = RECORDS[name].schema
+    return pa.RecordBatch.from_arrays([_array([], field.type) for field in schema], schema=schema)
+
+
+def from_columns(name: str, count: int, columns: Mapping[str, Any]) -> pa.RecordBatch:
+    """Rows from whole columns (arrays, sequences or numpy); absent nullable columns are null.
+
+    A name the record does not have is a KeyError: a typing slip must not lose a column.
+    """
+    schema = RECORDS[name].schema
+    unknown = set(columns) - set(schema.names)
+    if unknown:
+        raise KeyError(f"{name} has no {sorted(unknown)}")
+    arrays = [
+        _array(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def from_dicts(name: str, dicts: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Rows from dicts; absent keys are null. For the edges and tests, not for the hot path."""
+    names = {key for row in dicts for key in row}
+    return from_columns(name, len(dicts), {key: [row.get(key) for row in dicts] for key in names})
+
+
+def _array(values: Any, type: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.Array):
+        return values if values.type == type else values.cast(type)
+    if isinstance(type, pa.FixedShapeTensorType):
+        return _tensor_array(values, type)
+    return pa.array(values, type)
+
+
+def _tensor_array(values: Any, type: pa.FixedShapeTensorType) -> pa.Array:
+    """A tensor column from an ndarray (rows, *shape), or from a sequence of arrays and None."""
+    scalar = type.value_type.to_pandas_dtype()
+    size = int(np.prod(type.shape))
+    if isinstance(values, np.ndarray):
+        flat = pa.array(np.ascontiguousarray(values, dtype=scalar).reshape(-1))
+        return pa.ExtensionArray.from_storage(type, pa.FixedSizeListArray.from_arrays(flat, size))
+    lists = [None if value is None else np.asarray(value, dtype=scalar).reshape(-1) for value in values]
+    return pa.ExtensionArray.from_storage(type, pa.array(lists, type.storage_type))
+
+
+def tensor(column: pa.Array) -> np.ndarray:
+    """A tensor or fixed-size-list column without nulls as an ndarray (rows, size) over the same memory."""
+    storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+    size = storage.type.list_size
+    return storage.flatten().to_numpy(zero_copy_only=True).reshape(len(storage), size)
+
+
+def take_common(rows: pa.RecordBatch) -> dict[str, pa.Array]:
+    """The columns every task row carries, to hand on to an output row for row."""
+    names = ("tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round")
+    return {name: rows.column(name) for name in names}
+
+
+def micros(column: pa.Array) -> np.ndarray:
+    """A time column without nulls as int64 microseconds since the epoch."""
+    return column.cast(pa.int64()).to_numpy(zero_copy_only=True)
