@@ -1,0 +1,56 @@
+"""Who a request is, where it lives, and the secret of an attempt: computed here and nowhere else.
+
+All three are pure functions of what is given, so a record read twice gives the same request. A request is
+(tenant, client's id) when the client named one, else the place its row stood at. Nobody but the edge calls
+`home`: every later message carries the number, so that partitions can be added while requests are in flight.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from hashlib import blake2b, sha256
+
+ID_BYTES = 16
+_ORIGIN = struct.Struct(">iqi")  # partition, offset, row
+_ATTEMPT = struct.Struct(">hhhq")  # round, step, attempt, epoch
+
+
+def request_id(tenant: str, client_id: str) -> bytes:
+    """16 bytes: the same client id of the same tenant is the same request."""
+    # the tenant's length first: ("a", "bc") and ("ab", "c") are different requests
+    name = tenant.encode()
+    data = struct.pack(">I", len(name)) + name + client_id.encode()
+    return blake2b(data, digest_size=ID_BYTES, person=b"aos-client").digest()
+
+
+def request_id_at(topic: str, partition: int, offset: int, row: int) -> bytes:
+    """16 bytes for a row without a client's id: where it stood (`topic` without prefix)."""
+    data = _ORIGIN.pack(partition, offset, row) + topic.encode()
+    return blake2b(data, digest_size=ID_BYTES, person=b"aos-origin").digest()
+
+
+def home(request_id: bytes, partitions: int) -> int:
+    """The partition of every later message of the request: its id, read as a number, modulo `partitions`."""
+    return int.from_bytes(request_id, "big") % partitions
+
+
+def token(
+    secret: bytes, request_id: bytes, round: int, step: int, attempt: int, agent: str, epoch: int
+) -> bytes:
+    """16 bytes that only who holds `secret` can make: the right to answer one attempt as one agent."""
+    data = request_id + _ATTEMPT.pack(round, step, attempt, epoch) + agent.encode()
+    return hmac.digest(secret, data, sha256)[:ID_BYTES]
+
+
+def token_is(expected: bytes, given: bytes | None) -> bool:
+    """Whether an answer carries the right token, compared in constant time."""
+    return given is not None and hmac.compare_digest(expected, given)
+
+
+def domain(tenant: str, name: str | None) -> str:
+    """The learning domain a request teaches: the tenant's own, or a part of it.
+
+    A named one stands under the tenant's name, so that no tenant can teach another's.
+    """
+    return f"{tenant}/{name}" if name else tenant
