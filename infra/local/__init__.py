@@ -1,6 +1,6 @@
-"""The local stack: one Kafka broker and one TimescaleDB on loopback, as child processes that cannot outlive their owner.
+"""The local stack: a broker and a database on loopback, child processes that cannot outlive their owner.
 
-`LocalStack` starts and stops both; `Children` is how they, and AOS's own worker processes, are started and kept.
+`LocalStack` starts and stops both; `Children` is how they, and AOS's own workers, are started and kept.
 """
 
 from aos.infra.local.children import Children

@@ -1,4 +1,4 @@
-"""`python -m aos.infra.local`: the local stack alone, in the foreground, its addresses as one JSON line on stdout."""
+"""`python -m aos.infra.local`: the local stack alone in the foreground, its addresses as one JSON line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from aos.infra.local.stack import LocalStack
 def main() -> int:
     """Start, print the addresses, wait for Ctrl-C or SIGTERM, stop."""
     parser = argparse.ArgumentParser(prog="python -m aos.infra.local", description=__doc__)
-    parser.add_argument(
-        "--data-dir", type=Path, help="keep the data here (default: a private temporary folder)"
-    )
+    parser.add_argument("--data-dir", type=Path, help="keep the data here (default: a private folder)")
     parser.add_argument("--broker-port", type=int, help="default: a free one")
     parser.add_argument("--database-port", type=int, help="default: a free one")
     parser.add_argument("--write", type=Path, help="also write the addresses to this file")

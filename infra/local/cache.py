@@ -21,7 +21,7 @@ PROGRESS_EVERY_S = 5.0
 
 
 def cache_dir(host: Host) -> Path:
-    """The cache: $AOS_CACHE, else ~/.cache/aos; for root /var/cache/aos where others cannot enter root's home.
+    """The cache: $AOS_CACHE, else ~/.cache/aos; for root /var/cache/aos if others cannot enter root's home.
 
     As root the database runs as `nobody`, who must be able to reach the unpacked programs.
     """
@@ -40,7 +40,7 @@ def cache_dir(host: Host) -> Path:
 
 @contextmanager
 def locked(path: Path, host: Host, what: str) -> Iterator[None]:
-    """Hold the file lock `path`; says so when another process holds it. The kernel frees it when its holder dies."""
+    """Hold the file lock `path`; say so if another process holds it. The kernel frees it with its holder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:

@@ -1,11 +1,13 @@
 """Child processes that cannot outlive their owner: the owner's side of `keeper.py`.
 
-Children are started by the keeper, each in a session of its own, so a Ctrl-C at the terminal reaches the owner alone
-and the owner decides the order of stopping. If the owner is killed, even with SIGKILL, the keeper ends all of them.
+Children are started by the keeper, each in a session of its own, so a Ctrl-C at the terminal reaches the
+owner alone and the owner decides the order of stopping. If the owner is killed, even with SIGKILL, the keeper
+ends them all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -52,7 +54,7 @@ class Child:
 
 
 class Children:
-    """Starts, restarts and stops named child processes. Thread-safe; `stop_all` may be called any number of times."""
+    """Starts, restarts and stops named child processes. Thread-safe; `stop_all` may be called again."""
 
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
@@ -125,7 +127,7 @@ class Children:
         if "error" in reply:
             child.code = 127
             raise StackError(
-                f"The program {child.request['argv'][0]} for {child.name} could not be started: {reply['error']}.",
+                f"The program {child.request['argv'][0]} ({child.name}) did not start: {reply['error']}.",
                 "Check that it is installed and may be run by this user.",
             )
         pid: int = reply["pid"]
@@ -138,7 +140,7 @@ class Children:
         return pid
 
     def run(self, name: str, argv: Sequence[str | Path], *, timeout: float, **how: Any) -> int:
-        """Start a child and wait for its end; its return code, 124 if it had to be killed after `timeout` seconds."""
+        """Start a child and wait for its end; its return code, 124 if killed after `timeout` seconds."""
         self.spawn(name, argv, **how)
         code = self.wait(name, timeout)
         if code is None:
@@ -163,7 +165,7 @@ class Children:
         return child.restart_count if child else 0
 
     def wait(self, name: str, timeout: float) -> int | None:
-        """The return code of the child's end (negative: the signal), None if it still runs after `timeout` seconds."""
+        """The child's return code (negative: the signal), None if it still runs after `timeout` seconds."""
         with self._changed:
             child = self._children[name]
             self._changed.wait_for(lambda: child.code is not None or self._closed, timeout)
@@ -178,7 +180,7 @@ class Children:
             self._ask("signal", pid=pid, signum=int(signum))
 
     def kill(self, name: str) -> None:
-        """SIGKILL the child and everything below it, and wait until it is gone; with `restart` it comes again."""
+        """SIGKILL the child and all below it, and wait until it is gone; with `restart` it comes again."""
         with self._changed:
             child = self._children.get(name)
             pid = child.pid if child else None
@@ -207,10 +209,8 @@ class Children:
                 if child.timer is not None:
                     child.timer.cancel()
             self._changed.notify_all()
-        try:
+        with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)  # the keeper reads the end of the stream and ends all it has
-        except OSError:
-            pass
         self._keeper.wait()
         if threading.current_thread() is not self._reader:
             self._reader.join()
@@ -227,10 +227,9 @@ class Children:
             if child.pid is not None:
                 self.signal(child.name, child.stop_signal)
         for child in children:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda child=child: child.pid is None, max(0.0, deadline - time.monotonic())
-                )
+            while child.pid is not None and not self._closed and time.monotonic() < deadline:
+                with self._changed:
+                    self._changed.wait(max(0.0, deadline - time.monotonic()))
             self.kill(child.name)
 
     # ── the keeper's messages ─────────────────────────────────────────────────────────────────────

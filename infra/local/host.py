@@ -1,7 +1,7 @@
 """What the local stack knows about the machine: environment, user, ports, disk.
 
 Everything that depends on the machine is asked of a `Host`, so that tests can hand in another one
-(an empty PATH, another user, a full disk). `Host.current()` is the only reader of the process's environment here.
+(an empty PATH, another user, a full disk). `Host.current()` is the only reader of the environment here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Host:
         return self.uid == 0
 
     def database_user(self) -> User | None:
-        """The account PostgreSQL runs under: `nobody` for root, whom PostgreSQL refuses; else the caller's own."""
+        """The account PostgreSQL runs under: `nobody` for root, whom it refuses; None is the caller's own."""
         if not self.is_root:
             return None
         try:
@@ -86,7 +86,7 @@ class Host:
         return Path(self.environ.get("HOME") or pwd.getpwuid(self.uid).pw_dir)
 
     def temporary_folder(self) -> Path:
-        """A new private folder. As root it is traversable, so that the database's user reaches its part of it."""
+        """A new private folder. As root it is traversable, so that the database's user reaches its part."""
         parent = Path(self.environ.get("TMPDIR") or "/tmp")
         if self.is_root and not reachable_by_others(parent):
             parent = Path("/tmp")
@@ -97,7 +97,7 @@ class Host:
 
 
 def reachable_by_others(path: Path) -> bool:
-    """Whether a process of another user can go into `path`: every folder above that exists lets others through."""
+    """Whether another user can go into `path`: every folder on the way that exists lets others through."""
     resolved = path.resolve()
     for folder in (resolved, *resolved.parents):
         try:
@@ -137,6 +137,7 @@ def check_disk(host: Host, path: Path, need_bytes: int, purpose: str) -> None:
     free = host.free_bytes(existing)
     if free < need_bytes:
         raise StackError(
-            f"The disk is too full for {purpose}: {existing} has {free >> 20} MB free, {need_bytes >> 20} MB are needed.",
+            f"The disk is too full for {purpose}:"
+            f" {existing} has {free >> 20} MB free, {need_bytes >> 20} MB are needed.",
             "Make room there, or set AOS_CACHE (downloads) or TMPDIR (data) to a folder on another disk.",
         )

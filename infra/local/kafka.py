@@ -24,13 +24,15 @@ VERSION = "4.2.2"
 INSTALL_BYTES = 200 << 20
 DATA_BYTES = 512 << 20
 START_LIMIT_S = 60.0
-# Serial GC and a small heap: the broker's data is in the page cache, and two cores are shared with everything else.
+# Serial GC and a small heap: the broker's data is in the page cache, and two cores are shared with all else.
+# Only the quick compiler: measured on 2 cores at 3,000 produce requests/s, the first 20 s cost 9 s of CPU instead
+# of 19 and a steady second .47 instead of .58; the start takes 1.8 s instead of 2.5.
 JVM_FLAGS = [
     "-Xms256m",
     "-Xmx768m",
     "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
-    "-Djava.awt.headless=true",
 ]
 
 
@@ -48,7 +50,8 @@ def install_jars(host: Host, children: Children, java: Path) -> Path:
         check_disk(host, folder, INSTALL_BYTES, f"Kafka {VERSION}")
         host.say(f"fetching Kafka {VERSION} with Maven (44 MB, once) …")
         log = folder / "maven.log"
-        argv = [maven, "-q", "-B", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
+        argv: list[str | Path] = [maven, "-q", "-B", "-f", POM]
+        argv += ["dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
         environ = dict(host.environ)
         if not host.which("java"):
             environ["JAVA_HOME"] = str(java.parent.parent)
@@ -145,7 +148,7 @@ class Broker:
 
 
 def answers(port: int) -> bool:
-    """Whether a broker on loopback answers ApiVersions; it does so only once it takes all other requests too."""
+    """Whether a broker on loopback answers ApiVersions; it does so only once it takes all other requests."""
     body = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, null client id
     try:
         with socket.create_connection((LOOPBACK, port), timeout=1.0) as link:

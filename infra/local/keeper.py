@@ -1,9 +1,9 @@
 """The keeper: a tiny process that is the parent of every child of AOS and ends them when their owner is gone.
 
-It is run as a script (`python -I -S keeper.py <socket fd> <owner pid>`), so it imports the standard library only.
+Run as a script (`python -I -S keeper.py <socket fd> <owner pid>`), so it imports the standard library only.
 A SIGKILL gives its victim no chance to clean up; so the owner does not hold the children, this process does:
-  * it is their parent and a *child subreaper*: whatever they fork, even into a new session, stays below it in the tree;
-  * when the owner's socket closes or the owner's process ends, it kills that whole tree and removes the private folders;
+  * it is their parent and a *child subreaper*: whatever they fork, even into a new session, stays below it;
+  * when the owner's socket closes or its process ends, it kills that whole tree and removes private folders;
   * each child asks the kernel to be killed when the keeper itself dies (PR_SET_PDEATHSIG).
 
 It talks JSON lines: requests {"id", "do": "spawn" | "signal" | "kill" | "remove", …} get {"reply": id, …};
@@ -12,6 +12,7 @@ the end of a child is {"exit": pid, "code": returncode}.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -25,7 +26,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-# How long children that asked for a gentler last signal (PostgreSQL: SIGQUIT frees its shared memory) get before SIGKILL.
+# How long a child with a gentler last signal (PostgreSQL: SIGQUIT frees shared memory) has before SIGKILL.
 LAST_WORDS_S = 2.0
 # The bound on the final kill; processes in uninterruptible sleep may outlive it, nothing else can.
 KILL_LIMIT_S = 20.0
@@ -57,10 +58,8 @@ def descendants(root: int) -> list[int]:
 
 
 def send_signal(pid: int, signum: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signum)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 class Keeper:
@@ -74,10 +73,8 @@ class Keeper:
         self.folders: list[str] = []
 
     def tell(self, message: dict[str, Any]) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the owner may be gone; the loop learns it by itself
             self.link.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass  # the owner is gone; the loop learns it by itself
 
     def handle(self, request: dict[str, Any]) -> None:
         reply: dict[str, Any] = {"reply": request["id"]}
@@ -137,7 +134,7 @@ class Keeper:
         os.execvpe(request["argv"][0], request["argv"], request["env"])
 
     def reap(self) -> bool:
-        """Collect what ended and report the children among them; False when there is nothing left to wait for."""
+        """Collect what ended and report the children of it; False when nothing is left to wait for."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -149,7 +146,7 @@ class Keeper:
                 self.tell({"exit": pid, "code": os.waitstatus_to_exitcode(status)})
 
     def end(self) -> None:
-        """Leave nothing: last signals, then SIGKILL to the whole tree until it is empty, then the private folders."""
+        """Leave nothing: last signals, SIGKILL to the whole tree until it is empty, the private folders."""
         gentle = [pid for pid, signum in self.last_signals.items() if signum != signal.SIGKILL]
         for pid, signum in list(self.last_signals.items()):
             if signum == signal.SIGKILL:
@@ -178,10 +175,9 @@ class Keeper:
         selector = selectors.DefaultSelector()
         selector.register(self.link, selectors.EVENT_READ, "link")
         selector.register(wake_read, selectors.EVENT_READ, "wake")
-        try:  # a fork of the owner may hold the socket open; the process itself is the better witness
+        # a fork of the owner may hold the socket open: the process is the better witness, where allowed
+        with contextlib.suppress(OSError, AttributeError):
             selector.register(os.pidfd_open(owner), selectors.EVENT_READ, "owner")
-        except (OSError, AttributeError):
-            pass
         pending = b""
         while True:
             events = {key.data for key, _ in selector.select()}

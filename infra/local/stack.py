@@ -24,7 +24,7 @@ class LocalStack:
     """A broker and a database on loopback, for as long as this object (or its process) lives.
 
     With `data_dir` the data is kept there, else it is in a private temporary folder that goes with the stack.
-    A part whose address is given (`bootstrap`, `database_url`) is used as it is and neither started nor stopped.
+    A part whose address is given (`bootstrap`, `database_url`) is used as it is, neither started nor stopped.
     `children` may be used to start further processes; they end with the stack too.
     """
 

@@ -29,7 +29,7 @@ ROLE = "postgres"
 DATA_BYTES = 512 << 20
 START_LIMIT_S = 60.0
 # For ingest on two cores. fsync and synchronous_commit stay on: what SQL shows has happened.
-# Shared memory as files in the data folder: containers often have 64 MB of /dev/shm, and nothing is left there.
+# Shared memory as files in the data folder: containers often have 64 MB of /dev/shm, and nothing is left.
 SETTINGS = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -103,7 +103,7 @@ class Database:
             raise StackError(
                 f"The data folder {self.folder.parent} cannot be entered by the user `{self._user.name}`,"
                 " whom the database runs as because PostgreSQL refuses root.",
-                "Choose a folder that others may enter (for instance below /var/lib), or run AOS as an ordinary user.",
+                "Choose a folder that others may enter, or run AOS as an ordinary user.",
             )
         os.chown(self.folder, self._user.uid, self._user.gid)
 

@@ -1,0 +1,60 @@
+# The door: `make` lists what there is. Every target passes ARGS="…" on to the command behind it.
+# make only calls; what needs thought is in infra/setup.sh (environment) and the aos command.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+ARGS ?=
+SEED ?= 1
+VENV := .venv/bin
+STAMP := .venv/.aos-setup
+PYTHON ?= python3
+# A SIGKILL of make itself ends the command too (and with it, through the keeper, every child).
+GUARD := $(shell setpriv --pdeathsig KILL true 2>/dev/null && echo setpriv --pdeathsig KILL)
+
+.PHONY: help setup demo up test test-long lint bench golden simulate clean
+
+help: ## list the targets
+	@echo 'make TARGET [ARGS="…"]  (ARGS goes to the command behind the target)'
+	sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+setup: $(STAMP) ## make the Python environment (.venv) from uv.lock; the other targets do it when needed
+
+$(STAMP): pyproject.toml uv.lock infra/setup.sh
+	@PYTHON='$(PYTHON)' bash infra/setup.sh $(STAMP)
+
+demo: $(STAMP) ## work and learn in view: the whole system on this machine, about two minutes
+	@exec $(GUARD) $(VENV)/aos demo $(ARGS)
+
+up: $(STAMP) ## the whole local stack in the foreground; Ctrl-C stops it and leaves nothing
+	@exec $(GUARD) $(VENV)/aos up $(ARGS)
+
+test: lint ## lint and every test below a minute, with coverage
+	@$(VENV)/python -m coverage erase
+	$(GUARD) $(VENV)/python -m coverage run -m pytest -m 'not long' $(ARGS)
+	$(VENV)/python -m coverage combine -q
+	$(VENV)/python -m coverage report
+
+test-long: $(STAMP) ## the tests over a minute: kills, restarts, replays
+	@exec $(GUARD) $(VENV)/python -m pytest -m long $(ARGS)
+
+lint: $(STAMP) ## ruff, its formatter and mypy (strict)
+	@$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	cd src && ../$(VENV)/mypy --config-file ../pyproject.toml
+
+bench: $(STAMP) ## measure, one JSON line a run into benchmarks/history.ndjson
+	@exec $(GUARD) $(VENV)/python -m benchmarks $(ARGS)
+
+golden: $(STAMP) ## write the golden files and generated pages anew, to be reviewed as code
+	@exec $(GUARD) $(VENV)/python -m tests.golden $(ARGS)
+
+simulate: $(STAMP) ## the whole topology in memory under seeded crashes and delays; SEED=123 repeats a run
+	@exec $(GUARD) $(VENV)/python -m tests.simulation --seed $(SEED) $(ARGS)
+
+clean: ## remove the environment and what tools left in the checkout; the download cache stays
+	@rm -rf .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
