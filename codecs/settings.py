@@ -29,6 +29,8 @@ class Settings:
     prefix: str = setting("", "Stands before every topic and consumer group")
     replication: int = setting(1, "Replication factor of the topics AOS creates", "replicas", 1, 9)
     partitions: int = setting(1, "Partitions of the task topics", "partitions", 1, 256)
+    inbox_partitions: int = setting(4, "Partitions of a service's inbox: the most replicas that share its work",
+                                    "partitions", 1, 64)  # fmt: skip
     tenants: tuple[str, ...] = setting(("default",), "Known tenants, comma separated")
     data_dir: str = setting("", "Where the local stack keeps its data; empty: a private folder, removed at the end")
     secret: str = setting("", "Key of the assignment tokens; empty: one made at first start, kept in the data folder")

@@ -1,0 +1,179 @@
+"""What an agent is given and what it gives back, and how both look on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from aos.codecs import rows
+
+ECHOED = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
+
+
+@dataclass(frozen=True)
+class Input:
+    """The output of a step this one comes after."""
+
+    name: str
+    payload: bytes | None
+    content_type: str | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """One attempt at one step. Effects outside AOS should carry `idempotency_key`: an attempt may come again.
+
+    `deadline` and `expires` are local clock seconds (`time.time()`): when the request and this attempt end.
+    """
+
+    request_id: bytes
+    tenant: str
+    traceparent: str | None
+    step_name: str
+    attempt: int
+    agent: str
+    task_kind: str | None
+    text: str | None
+    payload: bytes | None
+    content_type: str | None
+    inputs: tuple[Input, ...]
+    deadline: float | None
+    expires: float
+    budget_usd_micros: int | None
+    budget_cpu_us: int | None
+    echo: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    report: Callable[[Work, float], Awaitable[None]] | None = field(repr=False, default=None)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every delivery of this attempt."""
+        return f"{self.request_id.hex()}-{self.echo['step']}-{self.attempt}"
+
+    def input(self, name: str) -> Input:
+        """The output of the step of that name."""
+        for one in self.inputs:
+            if one.name == name:
+                return one
+        raise KeyError(f"step {self.step_name} does not come after {name!r}")
+
+    @property
+    def seconds_left(self) -> float:
+        """Until this attempt's time is up."""
+        return self.expires - time.time()
+
+    async def progress(self, share: float) -> None:
+        """Say that `share` (0 to 1) is done; this extends the attempt's time."""
+        if self.report is None:
+            raise RuntimeError("progress can only be reported from the service's own process")
+        await self.report(self, share)
+
+    def plain(self) -> Work:
+        """The same without the way back to the service, to be sent to a process."""
+        return replace(self, report=None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an agent found. `score` (0 to 1) is its own report, or a judge's verdict on the step it judges."""
+
+    payload: bytes | None = None
+    content_type: str | None = None
+    score: float | None = None
+    cost_usd_micros: int | None = None
+    cpu_us: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
+class Refuse(Exception):
+    """Raised by an agent that cannot do it: `retryable` says whether another attempt may succeed."""
+
+    def __init__(self, message: str, *, code: str = "AOS3001", retryable: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+
+def to_answer(value: Any) -> Answer:
+    """What a handler returned as an Answer: text, bytes, None and anything JSON can say are taken."""
+    if isinstance(value, Answer):
+        return value
+    if value is None:
+        return Answer()
+    if isinstance(value, str):
+        return Answer(value.encode(), "text/plain; charset=utf-8")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Answer(bytes(value), "application/octet-stream")
+    return Answer(json.dumps(value).encode(), "application/json")
+
+
+def works(batch: pa.RecordBatch, appended_at: float) -> list[tuple[str, Work]]:
+    """The rows of an inbox message as (kind, Work). `appended_at`: seconds, when the broker took the message."""
+    found = []
+    for row in batch.to_pylist():
+        deadline = row["deadline_at"].timestamp() if row["deadline_at"] else None
+        work = Work(
+            request_id=row["request_id"],
+            tenant=row["tenant"],
+            traceparent=row["traceparent"],
+            step_name=row["step_name"],
+            attempt=row["attempt"],
+            agent=row["agent"],
+            task_kind=row["task_kind"],
+            text=row["text"],
+            payload=row["payload"],
+            content_type=row["content_type"],
+            inputs=tuple(Input(i["name"], i["payload"], i["content_type"]) for i in row["inputs"]),
+            deadline=deadline,
+            expires=min(appended_at + row["timeout_ms"] / 1000, deadline or float("inf")),
+            budget_usd_micros=row["budget_usd_micros"],
+            budget_cpu_us=row["budget_cpu_us"],
+            echo={name: row[name] for name in ECHOED},
+        )
+        found.append((row["kind"], work))
+    return found
+
+
+def outcome(work: Work, status: str, **columns: Any) -> dict[str, Any]:
+    """One outcome row; what the assignment said is echoed."""
+    return {**work.echo, "status": status, **columns}
+
+
+def answered(work: Work, answer: Answer, replica: str) -> dict[str, Any]:
+    """The outcome of a success."""
+    return outcome(
+        work,
+        "ok",
+        replica=replica,
+        payload=answer.payload,
+        content_type=answer.content_type,
+        score=answer.score,
+        cost_usd_micros=answer.cost_usd_micros,
+        cpu_us=answer.cpu_us,
+        tokens_in=answer.tokens_in,
+        tokens_out=answer.tokens_out,
+    )
+
+
+def failed(work: Work, error: BaseException, replica: str) -> dict[str, Any]:
+    """The outcome of a failure; an error that is no Refuse may be tried again elsewhere."""
+    if isinstance(error, Refuse):
+        code, retryable = error.code, error.retryable
+    else:
+        code, retryable = (
+            ("AOS3002" if isinstance(error, (asyncio.TimeoutError, TimeoutError)) else "AOS3001"),
+            True,
+        )
+    text = str(error) or type(error).__name__
+    return outcome(work, "failed", replica=replica, code=code, message=text[:1000], retryable=retryable)
+
+
+def outcome_rows(outcomes: list[dict[str, Any]]) -> pa.RecordBatch:
+    """Outcomes as a record batch."""
+    return rows.from_dicts("outcome", outcomes)
