@@ -161,11 +161,13 @@ BELIEF = Record(
         need("cpu_us", F64, "Expected CPU time", "us"),
         need("drift_count", I32, "Changes detected so far", "changes"),
         may("drifted_at", TIME, "Log time of the last one", "UTC"),
-        may("weights", F32S, "Contextual model: mean of the weights over the surface features"),
-        may("variances", F32S, "Contextual model: variance of each weight"),
-        may("centre", F32S, "Mean embedding of its successes", "unit vector"),
+        may("weights", F32S, "Contextual model: intercept, then a weight for each scaled surface feature"),
+        may("variances", F32S, "Contextual model: variance of the intercept and of each weight"),
+        may("centre", F32S, "Mean embedding of its successes, in rows of all kinds", "unit vector"),
         need("model_version", I64, "Next offset of the experiences it has learned from"),
         need("updated_at", TIME, "Log time", "UTC"),
+        may("means", F32S, "All agents together: mean of each surface feature"),
+        may("scales", F32S, "All agents together: what a centred surface feature is divided by"),
     ),
 )
 
