@@ -1,0 +1,73 @@
+"""How each view topic becomes something a step can ask: the one table of `processor.View`s.
+
+Each view is an object with `apply(key, rows or None)`; the view service of a process calls it, nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from aos.agents.fleet import Fleet
+from aos.analytics.beliefs import Beliefs
+from aos.analytics.patterns import Patterns
+from aos.analytics.strategies import Strategies
+from aos.streams.processor import View, Views
+
+
+class _Applies(Protocol):
+    def apply(self, key: bytes, rows: pa.RecordBatch | None) -> object: ...
+
+
+class RuntimeSettings(dict[str, Any]):
+    """The run-time settings by name, decoded from JSON. `version` is the sum of the settings' versions: it grows
+    with every change of any of them; 0 when none was ever set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._versions: dict[str, int] = {}
+
+    @property
+    def version(self) -> int:
+        """Version of all run-time settings together."""
+        return sum(self._versions.values())
+
+    def apply(self, key: bytes, rows: pa.RecordBatch | None) -> None:
+        """Take in one setting; a tombstone removes it (its version stays, so that the sum never falls)."""
+        name = key.decode()
+        if rows is None or not len(rows):
+            if self.pop(name, None) is not None:
+                self._versions[name] += 1
+            return
+        row = rows.slice(len(rows) - 1).to_pylist()[0]
+        self[name] = json.loads(row["value"])
+        self._versions[name] = max(row["version"], self._versions.get(name, 0))
+
+
+def settings_version(views: Views) -> int:
+    """Version of the run-time settings a step sees; 0 for the built-in ones."""
+    settings = views.views.get("aos.settings")
+    return settings.version if settings is not None else 0
+
+
+def _view(topic: str, make: Callable[[], _Applies]) -> View:
+    def apply(view: _Applies, key: bytes, rows: pa.RecordBatch | None) -> _Applies:
+        view.apply(key, rows)
+        return view
+
+    return View(topic, make, apply)
+
+
+VIEWS: dict[str, View] = {
+    view.topic: view
+    for view in (
+        _view("aos.agent-states", Fleet),
+        _view("aos.beliefs", Beliefs),
+        _view("aos.patterns", Patterns),
+        _view("aos.strategies", Strategies),
+        _view("aos.settings", RuntimeSettings),
+    )
+}
