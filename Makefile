@@ -12,8 +12,12 @@ SEED ?= 1
 VENV := .venv/bin
 STAMP := .venv/.aos-setup
 PYTHON ?= python3
-# A SIGKILL of make itself ends the command too (and with it, through the keeper, every child).
+# A SIGKILL of make itself ends the recipe's shell, that ends the command, and that (through the keeper) every child.
 GUARD := $(shell setpriv --pdeathsig KILL true 2>/dev/null && echo setpriv --pdeathsig KILL)
+ifneq ($(GUARD),)
+SHELL := $(shell command -v setpriv)
+.SHELLFLAGS := --pdeathsig KILL /bin/bash -euo pipefail -c
+endif
 
 .PHONY: help setup demo up test test-long lint bench golden simulate clean
 
@@ -24,7 +28,7 @@ help: ## list the targets
 setup: $(STAMP) ## make the Python environment (.venv) from uv.lock; the other targets do it when needed
 
 $(STAMP): pyproject.toml uv.lock infra/setup.sh
-	@PYTHON='$(PYTHON)' bash infra/setup.sh $(STAMP)
+	@PYTHON='$(PYTHON)' GUARD='$(GUARD)' exec $(GUARD) bash infra/setup.sh $(STAMP)
 
 demo: $(STAMP) ## work and learn in view: the whole system on this machine, about two minutes
 	@exec $(GUARD) $(VENV)/aos demo $(ARGS)
@@ -42,9 +46,9 @@ test-long: $(STAMP) ## the tests over a minute: kills, restarts, replays
 	@exec $(GUARD) $(VENV)/python -m pytest -m long $(ARGS)
 
 lint: $(STAMP) ## ruff, its formatter and mypy (strict)
-	@$(VENV)/ruff check .
-	$(VENV)/ruff format --check .
-	cd src && ../$(VENV)/mypy --config-file ../pyproject.toml
+	@$(GUARD) $(VENV)/ruff check .
+	$(GUARD) $(VENV)/ruff format --check .
+	cd src && exec $(GUARD) ../$(VENV)/mypy --config-file ../pyproject.toml
 
 bench: $(STAMP) ## measure, one JSON line a run into benchmarks/history.ndjson
 	@exec $(GUARD) $(VENV)/python -m benchmarks $(ARGS)

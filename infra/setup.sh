@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from uv.lock: `infra/setup.sh STAMP`. Needs Python 3.11 and the package index, nothing else.
-# uv is taken from PATH, else from PyPI into the project's own folder .uv.
+# uv is taken from PATH, else from PyPI into the project's own folder .uv. GUARD (from make) is a command prefix
+# that ends the command behind it when its parent is killed.
 set -euo pipefail
 stamp=$1
 python=${PYTHON:-python3}
@@ -44,11 +45,11 @@ else
   rm -rf .uv
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
-  if "$python" -m venv .uv >"$log" 2>&1 && .uv/bin/python -m pip install -q "uv==$uv_version" >>"$log" 2>&1; then
+  if "$python" -m venv .uv >"$log" 2>&1 && ${GUARD:-} .uv/bin/python -m pip install -q "uv==$uv_version" >>"$log" 2>&1; then
     :
   else # Debian without python3-venv has no ensurepip; pip itself may be there
     rm -rf .uv
-    "$python" -m pip install -q --target .uv "uv==$uv_version" >>"$log" 2>&1 ||
+    ${GUARD:-} "$python" -m pip install -q --target .uv "uv==$uv_version" >>"$log" 2>&1 ||
       fail "uv could not be installed: $(grep -v '^ *$' "$log" | tail -1)." \
         "Check the network; on Debian install pip for Python (apt-get install python3-venv), or put uv $uv_version on PATH."
   fi
@@ -62,6 +63,6 @@ export UV_PYTHON_DOWNLOADS=never
 if [ ! -x .venv/bin/python ]; then
   echo "aos: making the environment .venv from uv.lock (about 400 MB, once) …" >&2
 fi
-"${uv[@]}" sync --locked --extra demo --python "$python" ||
+${GUARD:-} "${uv[@]}" sync --locked --extra demo --python "$python" ||
   fail "The environment could not be made." "The lines above say why; with the network back, run the command again."
 touch "$stamp"

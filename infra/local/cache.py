@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import tempfile
 import threading
@@ -18,6 +19,9 @@ from aos.infra.local.host import Host, StackError, reachable_by_others
 SYSTEM_CACHE = Path("/var/cache/aos")
 # A long step says something at least this often.
 PROGRESS_EVERY_S = 5.0
+# A sentence may quote this much of what another program said.
+SAID_MAX = 400
+SILENT = "it said nothing"
 
 
 def cache_dir(host: Host) -> Path:
@@ -115,14 +119,26 @@ def progress(host: Host, what: str, folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def tail(log: Path, marker: str = "", lines: int = 1) -> str:
-    """The last lines of a log (those that hold `marker`, if any does): what a failed program said."""
+def tail(log: Path, marker: str = "") -> str:
+    """What a failed program said last: the last line of its log (with the marker, if any has it)."""
+    said = _lines(log)
+    return (next((line for line in reversed(said) if marker in line), "") or (said or [SILENT])[-1])[
+        :SAID_MAX
+    ]
+
+
+def first(log: Path, marker: str) -> str:
+    """What a failed program said: the first line with the marker (tools name the cause first), else the last."""
+    said = _lines(log)
+    return (next((line for line in said if marker in line), "") or (said or [SILENT])[-1])[:SAID_MAX]
+
+
+def _lines(log: Path) -> list[str]:
     try:
-        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     except OSError:
-        return "it said nothing"
-    chosen = [line for line in said if marker in line] or said
-    return " ".join(chosen[-lines:]) or "it said nothing"
+        return []
+    return [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
 
 
 def run_step(children: Children, name: str, argv: Sequence[str | Path], log: Path, **how: Any) -> int:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from aos.infra.local.cache import install, progress, run_step, tail
+from aos.infra.local.cache import first, install, progress, run_step, tail
 from aos.infra.local.children import Children
 from aos.infra.local.host import Host, StackError, check_disk
 
@@ -168,7 +168,7 @@ class _Unpacking:
         text = said.read_text(errors="replace")
         if code != 0:
             raise StackError(
-                f"apt-get {arguments[0]} failed while fetching TimescaleDB: {tail(said, 'E: ')}.",
+                f"apt-get {arguments[0]} failed while fetching TimescaleDB: {first(said, 'E: ')}.",
                 f"Check the network and {self.host.etc}/apt. {HINT}",
             )
         return text

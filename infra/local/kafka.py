@@ -11,7 +11,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from aos.infra.local.cache import install, progress, run_step, tail
+from aos.infra.local.cache import first, install, progress, run_step, tail
 from aos.infra.local.children import Children
 from aos.infra.local.host import LOOPBACK, Host, StackError, check_disk, check_port, free_port
 from aos.infra.local.java import ensure_java
@@ -45,20 +45,29 @@ def install_jars(host: Host, children: Children, java: Path) -> Path:
         check_disk(host, folder, INSTALL_BYTES, f"Kafka {VERSION}")
         host.say(f"fetching Kafka {VERSION} with Maven (44 MB, once) …")
         log = folder / "maven.log"
-        argv: list[str | Path] = [maven, "-q", "-B", "-f", POM]
+        argv: list[str | Path] = [maven, "-q", "-B", "-U", "-f", POM]
         argv += ["dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
-        environ = dict(host.environ)
-        if not host.which("java"):
-            environ["JAVA_HOME"] = str(java.parent.parent)
         with progress(host, "fetching Kafka", folder):
-            code = run_step(children, "fetch Kafka", argv, log, env=environ, cwd=folder)
+            code = run_step(children, "fetch Kafka", argv, log, env=maven_environ(host, java), cwd=folder)
         if code != 0 or not any(folder.glob("kafka_*.jar")):
             raise StackError(
-                f"Maven could not fetch Kafka {VERSION}: {tail(log, '[ERROR] Failed')}.",
+                f"Maven could not fetch Kafka {VERSION}: {first(log, '[ERROR]')}.",
                 "Check the network and Maven's settings (~/.m2/settings.xml), then run the command again.",
             )
 
     return install(host, f"kafka-{VERSION}-{digest}", f"Kafka {VERSION}", build)
+
+
+def maven_environ(host: Host, java: Path) -> dict[str, str]:
+    """Maven's environment: on a machine without Java it runs on ours, which must trust whom Debian trusts."""
+    environ = dict(host.environ)
+    if not host.which("java") and not environ.get("JAVA_HOME"):
+        environ["JAVA_HOME"] = str(java.parent.parent)
+        trusted = host.etc / "ssl" / "certs" / "java" / "cacerts"
+        if trusted.exists():
+            options = f"{environ.get('MAVEN_OPTS', '')} -Djavax.net.ssl.trustStore={trusted}"
+            environ["MAVEN_OPTS"] = options.strip()
+    return environ
 
 
 class Broker:
