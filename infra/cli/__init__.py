@@ -1,0 +1,31 @@
+"""The command line: thin commands over topics and SQL. Data goes to stdout, everything else to stderr.
+
+Each module holds a few commands and imports what they need inside them, so that ``aos --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from aos.codecs.errors import AosError
+from aos.infra.cli import workers
+
+app = typer.Typer(
+    name="aos",
+    help="Route work to a fleet of agents over Kafka and learn from every outcome.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+workers.add(app)
+
+
+def main() -> None:
+    """Run a command; an error AOS knows is one sentence and a hint."""
+    try:
+        app()
+    except AosError as error:
+        print(f"aos: {error}\n  {error.hint}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,139 @@
+"""From settings to a running worker: topics, deployment, options. The one place where everything meets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+
+from aos.codecs.errors import SettingsError
+from aos.codecs.settings import Settings
+from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
+from aos.infra.store import SqlSink
+from aos.streams.processor import Processor
+from aos.streams.shell.codec import WireCodec
+from aos.streams.shell.options import Options
+from aos.streams.shell.topics import TopicSpec, provision, spec_of
+from aos.streams.shell.worker import Deployment, Worker, run
+from aos.streams.topology import GROUPS, PROCESSORS, VIEWS
+
+STATUS_S = 1.0  # how often a worker says how it is
+
+
+def options(settings: Settings, ordinal: int = 0) -> Options:
+    """The shell's bounds from the settings."""
+    return Options(
+        bootstrap=settings.bootstrap,
+        prefix=settings.prefix,
+        ordinal=ordinal,
+        session_timeout_s=settings.session_timeout_ms / 1000,
+        heartbeat_s=min(2.0, settings.session_timeout_ms / 5000),
+        commit_interval_s=settings.commit_ms / 1000,
+        gather_s=settings.gather_ms / 1000,
+        gather_rows=settings.gather_rows,
+        bundle_s=settings.bundle_ms / 1000,
+        snapshot_min_s=min(10.0, settings.snapshot_s),
+        snapshot_max_s=settings.snapshot_s,
+    )
+
+
+def chosen(names: Iterable[str]) -> list[Processor]:
+    """Processors by name or group name, in the topology's order; SettingsError for an unknown one."""
+    wanted: set[str] = set()
+    for name in names:
+        if name in GROUPS:
+            wanted.update(GROUPS[name])
+        elif name in PROCESSORS:
+            wanted.add(name)
+        else:
+            known = ", ".join([*PROCESSORS, *GROUPS])
+            raise SettingsError("AOS5002", f"no processor {name!r}", f"choose from {known}")
+    return [processor for name, processor in PROCESSORS.items() if name in wanted]
+
+
+def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
+    """What a worker for these processors runs."""
+    processors = chosen(names)
+    if any(processor.name == "supervise" for processor in processors) and not settings.secret:
+        raise SettingsError(
+            "AOS5003", "supervise needs the key of the tokens", "set AOS_SECRET, the same for all"
+        )
+    wanted = {topic for processor in processors for topic in processor.views}
+    sinks = {p.name: SqlSink(settings) for p in processors if p.name == "store"}
+    return Deployment(
+        processors=processors,
+        codec=WireCodec(),
+        views=[VIEWS[topic] for topic in sorted(wanted)],
+        sinks=sinks,
+        settings=settings,
+        secret=settings.secret.encode(),
+        reads={p.name: reads(p, settings.tenants) for p in processors},
+        spec_of=lambda name: inbox_spec(name, settings),
+        replication=settings.replication,
+    )
+
+
+def reads(processor: Processor, tenants: Sequence[str]) -> tuple[str, ...]:
+    """Its input topics, the tenants' own among them."""
+    found: list[str] = []
+    for name in processor.reads:
+        found.append(name)
+        if TOPICS[name].per_tenant:
+            found += [tenant_topic(name, tenant) for tenant in tenants if tenant != "default"]
+    return tuple(found)
+
+
+def inbox_spec(name: str, settings: Settings) -> TopicSpec | None:
+    """How to make a service's inbox; None for topics that must be there."""
+    if not name.startswith("aos.inbox"):
+        return None
+    return TopicSpec(name, settings.inbox_partitions, max_bytes=8 * EDGE_BYTES_MAX)
+
+
+def make_topics(settings: Settings) -> None:
+    """Create and verify every topic of the settings' tenants."""
+    specs = [spec_of(topic, settings.partitions) for topic in all_topics(settings.tenants)]
+    asyncio.run(provision(options(settings), specs, settings.replication))
+
+
+def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Path | None = None) -> int:
+    """Run a worker to its end; `status`: a file that says how it is, once a second."""
+    return run(deployment(settings, names), options(settings, ordinal), _started(settings, status))
+
+
+def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:
+    async def started(worker: Worker) -> None:
+        known: set[str] = set()
+        while True:
+            await _make_inboxes(worker, settings, known)
+            if status is not None:
+                _write_status(worker, status)
+            await asyncio.sleep(STATUS_S if worker.ready() else 0.05)
+
+    return started
+
+
+async def _make_inboxes(worker: Worker, settings: Settings, known: set[str]) -> None:
+    """Make the inbox of every service that has registered: services wait for it."""
+    fleet = worker.views.values.get("aos.agent-states")
+    if fleet is None or "supervise" not in worker.metrics:
+        return
+    for service in {str(name) for name in fleet.services if name} - known:
+        await worker.ensure_topic(inbox(service))
+        known.add(service)
+
+
+def _write_status(worker: Worker, path: Path) -> None:
+    text = json.dumps(
+        {
+            "ready": worker.ready(),
+            "at": time.time(),
+            "views_stale_s": round(worker.views.staleness_s(), 3),
+            "processors": {name: metrics.as_dict() for name, metrics in worker.metrics.items()},
+        }
+    )
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)
