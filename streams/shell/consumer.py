@@ -1,0 +1,301 @@
+"""Faust's own aiokafka driver by subclass: commits only what is done, starts where the state is.
+
+What the plain driver does wrong for us, and what is changed here (faust.md, sections 2, 4, 9):
+
+- acks out of order or skipped events are committed past: `Flight` registers offsets when they are fetched
+- one event a record costs 70 us and a record a commit entry: here one event a partition and fetch
+- it seeks to the committed offset: a state must go on from *its* offset, which `Port.restore` says
+- it waits without limit for unacknowledged events at a stop or rebalance: here `Port.settle`, bounded
+- `pause_partitions` drops records that were fetched: `hold` and `release` pause in aiokafka, with a seek
+- a commit flushes a producer that we do not use
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
+from faust.transport.drivers import aiokafka as drv
+from faust.types import TP
+
+from aos.streams.shell.fatal import BROKEN, die
+from aos.streams.shell.flight import Flight
+from aos.streams.shell.options import Options
+
+R = TypeVar("R")
+
+BUSY_POLL_S = 0.02  # while one partition is full, look after it again so soon
+BUSY_FETCH_MS = 20  # a fetch in the air hides a partition that was just sought or released, for so long
+IDLE_FETCH_MS = 500
+
+
+class Port(Protocol):
+    """What a consumer feeds: the partitions of one processor."""
+
+    def wants(self, tp: TP) -> bool: ...
+
+    async def restore(
+        self, tps: Iterable[TP], committed: Mapping[TP, int | None], generation: int
+    ) -> dict[TP, int]: ...
+
+    async def settle(self) -> None: ...
+
+
+class Bundle:
+    """All records of one partition and fetch, in the shape of one record (Faust copies its fields)."""
+
+    __slots__ = ("end", "epoch", "offset", "partition", "records", "timestamp", "topic", "tp")
+
+    timestamp_type = 1
+    headers = ()
+    key = None
+    checksum = None
+    serialized_key_size = 0
+    serialized_value_size = 0
+
+    def __init__(self, tp: TP, records: list[Any], epoch: int) -> None:
+        self.tp, self.records, self.epoch = tp, records, epoch
+        self.topic, self.partition = tp
+        self.offset, self.end = records[0].offset, records[-1].offset + 1
+        self.timestamp = records[-1].timestamp
+
+    @property
+    def value(self) -> Bundle:
+        return self
+
+
+class SafeThread(drv.AIOKafkaConsumerThread):
+    """The consumer's thread; our calls go there directly, not through Faust's queue of two workers."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        options: Options = self.app.options  # type: ignore[attr-defined]
+        fetcher_setting = {"_fetch_max_wait_ms": BUSY_FETCH_MS, "_fetch_max_bytes": options.fetch_bytes}
+        for name, value in fetcher_setting.items():
+            if not hasattr(consumer, name):
+                raise AttributeError(f"aiokafka's consumer has no {name}: the pins changed")
+            setattr(consumer, name, value)
+        return consumer
+
+    async def on_thread_stop(self) -> None:
+        options: Options = self.app.options  # type: ignore[attr-defined]
+        if options.leave and self._consumer is not None:
+            self._consumer._coordinator._group_instance_id = None  # else aiokafka never leaves
+        await super().on_thread_stop()
+
+    async def here(self, call: Coroutine[Any, Any, R]) -> R:
+        """Await `call` in the consumer's loop, from the main loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
+
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:
+        consumer = self._ensure_consumer()
+        return await self.here(
+            self._fetch_records(
+                consumer, active_partitions, timeout=timeout, max_records=consumer._max_poll_records
+            )
+        )
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
+        found = await self._ensure_consumer()._coordinator.fetch_committed_offsets(
+            [TopicPartition(*tp) for tp in tps]
+        )
+        offsets = {tp: found[TopicPartition(*tp)].offset for tp in tps if TopicPartition(*tp) in found}
+        return {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
+
+    async def go(self, positions: Mapping[TP, int]) -> None:
+        """Seek, and read on where it was held."""
+        consumer = self._ensure_consumer()
+        for tp, offset in positions.items():
+            consumer.seek(TopicPartition(*tp), offset)
+        consumer.resume(*[TopicPartition(*tp) for tp in positions])
+
+    async def hold(self, tp: TP, offset: int) -> None:
+        """Pause; the seek drops what is prefetched, which would keep aiokafka from fetching other partitions."""
+        self._ensure_consumer().seek(TopicPartition(*tp), offset)
+        self._ensure_consumer().pause(TopicPartition(*tp))
+
+    def fetch_wait(self, milliseconds: int) -> None:
+        """How long the broker may keep a fetch that finds nothing; an attribute read at each fetch."""
+        self._ensure_consumer()._fetcher._fetch_max_wait_ms = milliseconds
+
+
+class SafeConsumer(drv.Consumer):
+    """Consumer of one processor's app."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.flights: dict[TP, Flight] = {}
+        self._epochs: dict[TP, int] = defaultdict(int)
+        self._held: set[TP] = set()
+        self._restored: tuple[int, frozenset[TP]] | None = None
+        self._restoring = asyncio.Lock()
+        self.once_restored = asyncio.Event()  # set at the first assignment
+
+    def _new_consumer_thread(self) -> SafeThread:
+        return SafeThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def port(self) -> Port:
+        return cast(Port, self.app.port)  # type: ignore[attr-defined]
+
+    @property
+    def thread(self) -> SafeThread:
+        return cast(SafeThread, self._thread)
+
+    # reading
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        await self._restore()
+        active = {TP(*tp) for tp in active_partitions or ()}
+        wanted = {tp for tp in active if self.port.wants(tp)}
+        if not wanted:
+            await asyncio.sleep(BUSY_POLL_S)
+            return {}
+        epochs = {tp: self._epochs[tp] for tp in wanted}
+        self.thread.fetch_wait(BUSY_FETCH_MS if self._held else IDLE_FETCH_MS)
+        full = len(wanted) < len(active - self._held)
+        found = await self.thread.getmany(wanted, BUSY_POLL_S if full else timeout)
+        return {tp: [self._register(tp, records)] for tp, records in self._current(found, epochs)}
+
+    def _current(
+        self, found: Mapping[Any, list[Any]], epochs: Mapping[TP, int]
+    ) -> Iterator[tuple[TP, list[Any]]]:
+        """Leave out what was fetched before a seek, hold or revocation."""
+        for real, records in found.items():
+            tp = TP(*real)
+            if records and tp in self.flights and self._epochs[tp] == epochs.get(tp):
+                yield tp, records
+
+    def _register(self, tp: TP, records: list[Any]) -> Bundle:
+        bundle = Bundle(tp, records, self._epochs[tp])
+        self.flights[tp].took(bundle.offset, bundle.end)
+        return bundle
+
+    def is_current(self, bundle: Bundle) -> bool:
+        return self._epochs[bundle.tp] == bundle.epoch
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing: `Flight` counts what was handed out, so gaps need no bookkeeping."""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing: Faust only logs; our watchdog ends the process."""
+
+    # committing
+
+    def finished(self, tp: TP, first: int, end: int) -> None:
+        """The outputs of these offsets are acknowledged (or there were none)."""
+        flight = self.flights.get(tp)
+        if flight is not None:
+            flight.finished(first, end)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return (tp for tp in self.flights if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        flight = self.flights.get(tp)
+        return flight.position() if flight is not None else None
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        done = await super()._commit(offsets)
+        for tp, offset in offsets.items() if done else ():
+            flight = self.flights.get(tp)
+            if flight is not None and (flight.committed is None or flight.committed < offset):
+                flight.committed = offset
+        return done
+
+    async def wait_empty(self) -> None:
+        """Called by Faust at a stop and a revocation, after it stopped the flow: finish, then commit."""
+        async with self._restoring:
+            await self.port.settle()
+            self._restored = None
+        self._unacked_messages.clear()
+        await self.commit()  # may find another one under way and leave the rest to it
+        await self.commit()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self.flights.pop(TP(*tp), None)
+            self._epochs[TP(*tp)] += 1
+
+    # positions
+
+    async def perform_seek(self) -> None:
+        """Called twice by Faust, also while the flow is stopped; `_restore` does it once, before a fetch."""
+        if self._restored != (self.app.consumer_generation_id, self._assigned()):
+            self._restored = None
+
+    async def _restore(self) -> None:
+        if self._restored is not None:
+            return
+        async with self._restoring:
+            key = (self.app.consumer_generation_id, self._assigned())
+            await self.reload(key[1])
+            self._restored = key
+            self.once_restored.set()
+
+    async def reload(self, tps: Iterable[TP]) -> None:
+        """Load the states of these partitions and read on from where each is."""
+        tps = set(tps)
+        for tp in tps:
+            self._epochs[tp] += 1
+        committed = await self.thread.here(self.thread.committed(tps))
+        try:
+            positions = await self.port.restore(tps, committed, self.app.consumer_generation_id)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            die(BROKEN, "a state could not be restored", error)
+        self._held.difference_update(tps)
+        for tp, position in positions.items():
+            self.flights[tp] = Flight(committed.get(tp))
+            self._read_offset[tp] = position or None
+            self._committed_offset[tp] = committed.get(tp)
+        await self._go(positions)
+
+    async def hold(self, tp: TP, offset: int) -> None:
+        """Read no more of it; `offset` is the next one of the state: what was fetched beyond comes again."""
+        self._epochs[tp] += 1
+        self._held.add(tp)
+        if tp in self.flights:
+            self.flights[tp].reset()
+            with contextlib.suppress(IllegalStateError):  # revoked meanwhile
+                await self.thread.here(self.thread.hold(tp, offset))
+
+    async def release(self, tp: TP, offset: int) -> None:
+        """Read on from `offset`, the next one of the state: without the seek fetched records would be lost."""
+        self._epochs[tp] += 1
+        self._held.discard(tp)
+        if tp in self.flights:
+            self._read_offset[tp] = offset or None
+            await self._go({tp: offset})
+
+    async def _go(self, positions: Mapping[TP, int]) -> None:
+        try:
+            await self.thread.here(self.thread.go(positions))
+        except IllegalStateError:
+            self._restored = None  # revoked meanwhile: the next assignment restores again
+
+    def _assigned(self) -> frozenset[TP]:
+        acking = self.app.topics.acks_enabled_for
+        return frozenset(TP(*tp) for tp in self.assignment() if acking(tp[0]))
+
+
+class SilentProducer(drv.Producer):
+    """Faust makes a producer for each app; ours sends everything, so this one never connects."""
+
+    async def on_start(self) -> None: ...
+
+    async def on_stop(self) -> None: ...
+
+    async def flush(self) -> None: ...
+
+
+class SafeTransport(drv.Transport):
+    Consumer = SafeConsumer
+    Producer = SilentProducer

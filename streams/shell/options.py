@@ -1,0 +1,64 @@
+"""What a worker needs to know beside its processors: where the broker is, bounds and times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Every bound of the shell, by name. `infra` fills it from the settings.
+
+    `ordinal` numbers the workers that run the same processors: it makes the static group instance id, so two
+    live workers of one processor must differ in it, and a restarted worker must come back with its own.
+    `kafka` holds extra arguments of every aiokafka client (security).
+    """
+
+    bootstrap: str
+    prefix: str = ""
+    ordinal: int = 0
+    kafka: Mapping[str, Any] = field(default_factory=dict)
+    # group
+    session_timeout_s: float = 10.0  # 60 s by default: a killed worker's partitions would wait that long
+    heartbeat_s: float = 2.0
+    rebalance_timeout_s: float = 60.0
+    commit_interval_s: float = 0.2
+    leave: bool = False  # at a stop: give the partitions up at once, instead of keeping them for a restart
+    # a stop or revocation waits so long for the running step, then leaves without commit (exit 75)
+    stop_s: float = 15.0
+    # reading: what aiokafka prefetches, and what may wait for a step in one partition
+    fetch_bytes: int = 16 * MIB
+    partition_fetch_bytes: int = 4 * MIB
+    fetch_records: int = 512
+    waiting_bytes: int = 4 * MIB
+    # one round of steps before its outputs are sent: bounds memory, latency and what a kill repeats
+    round_s: float = 0.02
+    round_bytes: int = 4 * MIB
+    # writing: half of the broker's socket.request.max.bytes (16 MiB), because aiokafka does not bound a request
+    inflight_bytes: int = 8 * MIB
+    message_bytes: int = 8 * MIB
+    deliver_s: float = 120.0
+    # edges: see `loop.Gather`
+    gather_s: float = 0.025
+    gather_rows: int = 512
+    # sinks: one bundle
+    bundle_s: float = 0.3
+    bundle_bytes: int = 16 * MIB
+    sink_s: float = 30.0
+    # snapshots: not more often than the first, and at the latest after the second if anything changed
+    snapshot_min_s: float = 10.0
+    snapshot_max_s: float = 30.0
+    snapshot_rows: int = 20_000
+    snapshot_stop_s: float = 2.0
+    # the event loop must turn, and every partition with work must move, within this time
+    watchdog_s: float = 60.0
+    # for tests: waits between a step and the sending of its outputs
+    ack_delay_s: float = 0.0
+
+    def clients(self) -> dict[str, Any]:
+        """The arguments that every aiokafka client gets."""
+        return {"bootstrap_servers": self.bootstrap, **self.kafka}

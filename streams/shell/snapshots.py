@@ -1,0 +1,167 @@
+"""States of processors in a compacted topic: chunks, then a manifest that makes them count.
+
+A state is written to slot 0 and 1 in turn. The manifest comes last, so a half-written slot never matches its
+checksum and the other slot is used. Restore takes the valid manifest with the highest (generation, offset): a
+fenced owner that still writes has a lower generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import google_crc32c
+import pyarrow as pa
+
+from aos.codecs.schemas import RECORDS
+from aos.streams.shell.codec import SNAPSHOTS, Codec
+from aos.streams.shell.fatal import log
+from aos.streams.shell.producer import Message, Producer
+from aos.streams.shell.reader import Reader
+
+FORMAT = 1
+CHUNK_BYTES = 512 * 1024
+MANIFEST = -1
+PARTITION = 0  # aos.snapshots has one partition: one scan finds everybody's manifests
+
+Key = tuple[str, int, int]  # processor, partition, slot
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a slot holds. `offsets`: next offset by input topic; `ids`: the topics they are offsets of;
+    `now`: the state's clock; `due`: when it wants to be called; `journal`: next offset of its journal."""
+
+    processor: str
+    partition: int
+    slot: int
+    generation: int
+    offsets: dict[str, int]
+    ids: dict[str, str]
+    now: int
+    due: int | None
+    journal: int
+    parts: list[tuple[str, int]]
+    size: int
+    crc32c: int
+    format: int = FORMAT
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.generation, sum(self.offsets.values())
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A state at rest: its bytes and what they are the state of."""
+
+    manifest: Manifest
+    body: bytes = field(repr=False)
+
+    def batches(self) -> dict[str, pa.RecordBatch]:
+        """The state's record batches by name, zero-copy."""
+        found, position = {}, 0
+        whole = pa.py_buffer(self.body)
+        for name, size in self.manifest.parts:
+            with pa.ipc.open_stream(whole.slice(position, size)) as reader:
+                found[name] = reader.read_next_batch()
+            position += size
+        return found
+
+
+def pack(batches: Mapping[str, pa.RecordBatch]) -> tuple[bytes, list[tuple[str, int]]]:
+    """The bytes of a dumped state, and name and size of each part; the same batches give the same bytes."""
+    parts, pieces = [], []
+    for name in sorted(batches):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batches[name].schema) as writer:
+            writer.write_batch(batches[name])
+        pieces.append(sink.getvalue().to_pybytes())
+        parts.append((name, len(pieces[-1])))
+    return b"".join(pieces), parts
+
+
+class Snapshots:
+    """Writes and finds snapshots; one index a process, read on from where it ended last time."""
+
+    def __init__(self, codec: Codec, producer: Producer, reader: Reader) -> None:
+        self._codec = codec
+        self._producer = producer
+        self._reader = reader
+        self._lock = asyncio.Lock()
+        self._scanned = 0
+        self._manifests: dict[Key, Manifest] = {}
+        self._chunks: dict[tuple[str, int, int, int], int] = {}
+
+    async def save(self, snapshot: Snapshot) -> None:
+        """Write chunks, wait for their acks, then the manifest."""
+        manifest, body = snapshot.manifest, snapshot.body
+        pieces = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+        await self._producer.deliver([self._message(manifest, n, piece) for n, piece in enumerate(pieces)])
+        text = json.dumps(asdict(manifest)).encode()
+        await self._producer.deliver([self._message(manifest, MANIFEST, text)])
+
+    async def load(self, processor: str, partition: int, ids: Mapping[str, str]) -> Snapshot | None:
+        """The newest valid snapshot of these very topics, or None."""
+        async with self._lock:
+            await self._scan()
+            found = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
+            usable = [m for m in found if m is not None and m.format == FORMAT and _same(m.ids, ids)]
+            for manifest in sorted(usable, key=lambda m: m.rank, reverse=True):
+                body = await self._body(manifest)
+                if body is not None:
+                    return Snapshot(manifest, body)
+                log.warning(
+                    "AOS9002: snapshot of %s/%d, slot %d, is damaged", processor, partition, manifest.slot
+                )
+        return None
+
+    async def _body(self, manifest: Manifest) -> bytes | None:
+        count = -(-manifest.size // CHUNK_BYTES)
+        keys = [(manifest.processor, manifest.partition, manifest.slot, n) for n in range(count)]
+        offsets = [self._chunks.get(key) for key in keys]
+        records = await self._reader.at(SNAPSHOTS, PARTITION, [o for o in offsets if o is not None])
+        by_offset = {record.offset: record.value for record in records}
+        try:
+            body = b"".join(
+                _body_of(self._codec, by_offset[offset]) for offset in offsets if offset is not None
+            )
+        except Exception as error:  # any damage has the same answer: this slot does not count
+            log.warning("AOS9002: %s", error)
+            return None
+        good = len(body) == manifest.size and google_crc32c.value(body) == manifest.crc32c
+        return body if good else None
+
+    async def _scan(self) -> None:
+        end = (await self._reader.bounds([(SNAPSHOTS, PARTITION)]))[(SNAPSHOTS, PARTITION)][1]
+        async for record in self._reader.read(SNAPSHOTS, PARTITION, self._scanned, end):
+            try:
+                processor, partition, slot, chunk = json.loads(record.key)
+                if chunk != MANIFEST:
+                    self._chunks[(processor, partition, slot, chunk)] = record.offset
+                elif record.value is not None:
+                    text = json.loads(_body_of(self._codec, record.value))
+                    manifest = Manifest(**{**text, "parts": [(name, size) for name, size in text["parts"]]})
+                    self._manifests[(processor, partition, slot)] = manifest
+            except Exception as error:  # a foreign record must not stop a restore
+                log.warning("AOS9002: offset %d of %s: %s", record.offset, SNAPSHOTS, error)
+        self._scanned = max(self._scanned, end)
+
+    def _message(self, manifest: Manifest, chunk: int, body: bytes) -> Message:
+        schema = RECORDS["snapshot-chunk"].schema
+        row = [manifest.processor, manifest.partition, manifest.slot, chunk, body]
+        columns = [pa.array([value], item.type) for value, item in zip(row, schema, strict=True)]
+        value, headers = self._codec.encode(SNAPSHOTS, pa.RecordBatch.from_arrays(columns, schema=schema))
+        return Message(SNAPSHOTS, PARTITION, json.dumps(row[:4]).encode(), value, headers)
+
+
+def _body_of(codec: Codec, value: bytes) -> bytes:
+    body: bytes = codec.decode(SNAPSHOTS, value, {}).column("body")[0].as_py()
+    return body
+
+
+def _same(saved: Mapping[str, str], current: Mapping[str, str]) -> bool:
+    """Whether the offsets still mean something: a topic that was made anew has another id."""
+    return all(saved.get(topic) == id for topic, id in current.items())

@@ -1,0 +1,278 @@
+"""A worker process: any set of processors on one event loop, one Faust app each.
+
+`run(deployment, options)` is what a command calls; it returns the exit code. Exit codes: 0 stopped on a signal,
+70 broken, 75 stuck at a stop, 78 refused to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import faust
+import uvloop
+from aiokafka.errors import KafkaError
+
+from aos.codecs.errors import AosError, SettingsError
+from aos.streams.processor import Law, Processor, View, Views
+from aos.streams.shell.codec import DEAD_LETTERS, SNAPSHOTS, Codec
+from aos.streams.shell.consumer import SafeConsumer, SafeTransport
+from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
+from aos.streams.shell.loop import Kit
+from aos.streams.shell.metrics import Metrics
+from aos.streams.shell.options import Options
+from aos.streams.shell.producer import Producer
+from aos.streams.shell.reader import Reader
+from aos.streams.shell.runner import Runner
+from aos.streams.shell.sinks import Sink, SinkRunner
+from aos.streams.shell.snapshots import Snapshots
+from aos.streams.shell.topics import Admin, TopicSpec, missing
+from aos.streams.shell.views import ViewService
+from aos.streams.shell.watchdog import Moving, Watchdog
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a worker runs. Topic names are without prefix everywhere.
+
+    `reads` overrides a processor's input topics (tenants' own edge topics); `spec_of` tells how to make a topic
+    that an output goes to for the first time (inboxes), None if it must exist.
+    """
+
+    processors: Sequence[Processor]
+    codec: Codec
+    views: Sequence[View] = ()
+    sinks: Mapping[str, Sink] = field(default_factory=dict)
+    settings: Any = None
+    secret: bytes = b""
+    seed: int = 0
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spec_of: Callable[[str], TopicSpec | None] = lambda name: None
+    replication: int = 1
+
+    def inputs(self, processor: Processor) -> tuple[str, ...]:
+        return self.reads.get(processor.name, processor.reads)
+
+
+class App(faust.App):
+    """A processor's Faust app: knows its port and options, commits and reads through `SafeConsumer`."""
+
+    port: Any = None
+    options: Options
+
+
+def make_app(processor: Processor, topics: Sequence[str], options: Options) -> App:
+    """The Faust app of one processor, its one agent feeding the port."""
+    name = f"{options.prefix}aos.{processor.name}"
+    app = App(
+        id=name,
+        broker=[f"kafka://{server}" for server in options.bootstrap.split(",")],
+        version=1,
+        autodiscover=False,
+        key_serializer="raw",
+        value_serializer="raw",
+        processing_guarantee="at_least_once",
+        cython_optimizations=True,
+        store="memory://",
+        table_standby_replicas=1,  # keeps Faust's co-partitioning assignor
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{name}-{options.ordinal}",
+        consumer_max_fetch_size=options.partition_fetch_bytes,
+        consumer_metadata_max_age_ms=30_000,
+        broker_max_poll_records=options.fetch_records,
+        stream_buffer_maxsize=4096,  # bundles; bounded by bytes in `Port.wants`
+        broker_commit_interval=options.commit_interval_s,
+        broker_commit_every=1_000_000,
+        broker_session_timeout=options.session_timeout_s,
+        broker_heartbeat_interval=options.heartbeat_s,
+        broker_request_timeout=60,
+        broker_rebalance_timeout=options.rebalance_timeout_s,
+        broker_max_poll_interval=900,
+        broker_check_crcs=True,
+        stream_wait_empty=True,
+        stream_publish_on_commit=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        datadir=f"/tmp/aos-faust-{name}",  # named, never written: no tables
+    )
+    app.options = options
+    app.transport = SafeTransport(app.conf.broker_consumer, app)
+    channel = app.topic(*[options.prefix + t for t in topics], value_type=bytes, value_serializer="raw")
+
+    async def process(stream: Any) -> None:
+        # No acks by the stream: it would ack what it skips or what fails. The loop reports what is done.
+        async for event in stream.noack().events():
+            app.port.feed(event.value)
+
+    app.agent(channel, name=f"{name}.process", concurrency=1)(process)
+    return app
+
+
+class Worker:
+    """The parts of one process; `start` returns when every processor is joining its group."""
+
+    def __init__(self, deployment: Deployment, options: Options) -> None:
+        self.deployment = deployment
+        self.options = options
+        self.views = ViewService(options, deployment.codec, deployment.views)
+        self.reader = Reader(options)
+        self.producer = Producer(options, self._ensure)
+        self.snapshots = Snapshots(deployment.codec, self.producer, self.reader)
+        self.metrics: dict[str, Metrics] = {}
+        self.apps: list[App] = []
+        self.ports: list[Runner | SinkRunner] = []
+        self.partitions: dict[str, int] = {}
+        self._ids: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._watchdog = Watchdog(options.watchdog_s, self._watched)
+
+    async def start(self) -> None:
+        await self._learn_topics()
+        await asyncio.gather(self.producer.start(), self.reader.start(), self.views.start())
+        for processor in self.deployment.processors:
+            self._add(processor)
+        await asyncio.gather(*(app.start() for app in self.apps))
+        self._watchdog.start()
+
+    async def stop(self) -> None:
+        """Settle all, commit, leave."""
+        self._watchdog.stop()
+        await asyncio.gather(*(app.stop() for app in self.apps))
+        await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop())
+
+    async def failed(self) -> BaseException | None:
+        """Return when an app has crashed or stopped by itself."""
+        while True:
+            for app in self.apps:
+                if app.crashed or app.should_stop:
+                    return app.crash_reason
+            await asyncio.sleep(0.2)
+
+    async def ready(self) -> None:
+        """Return when every processor has joined its group and restored what it was given."""
+        await asyncio.gather(*(cast(SafeConsumer, app.consumer).once_restored.wait() for app in self.apps))
+
+    def _add(self, processor: Processor) -> None:
+        topics = self.deployment.inputs(processor)
+        app = make_app(processor, topics, self.options)
+        metrics = self.metrics[processor.name] = Metrics()
+        deployment = self.deployment
+        kit = Kit(
+            processor=processor,
+            options=self.options,
+            codec=deployment.codec,
+            producer=self.producer,
+            reader=self.reader,
+            views=Views(deployment.settings, self.partitions, self.views.values, deployment.secret),
+            seed=deployment.seed,
+            find_consumer=lambda: cast(SafeConsumer, app.consumer),
+            metrics=metrics,
+            limit=lambda topic: self._sizes.get(topic, self.options.message_bytes),
+        )
+        if processor.law is Law.SINK:
+            app.port = SinkRunner(kit, deployment.sinks[processor.name])
+        else:
+            app.port = Runner(kit, topics, self.snapshots, self._ids)
+        self.ports.append(app.port)
+        self.apps.append(app)
+
+    async def _learn_topics(self) -> None:
+        """Ids, partitions and message sizes of all topics; refuse to start when an input is missing."""
+        async with Admin(self.options) as admin:
+            there = await admin.ids()
+            wanted = {DEAD_LETTERS, *(view.topic for view in self.deployment.views)}
+            for processor in self.deployment.processors:
+                wanted |= {*self.deployment.inputs(processor)}
+                wanted |= {name for name in processor.writes if self.deployment.spec_of(name) is None}
+                wanted |= {SNAPSHOTS} if processor.dump is not None else set()
+                wanted |= {processor.journal} if processor.journal is not None else set()
+            gone = missing(there, wanted)
+            if gone:
+                raise SettingsError("AOS5004", f"missing: {', '.join(gone)}")
+            for name in wanted:
+                self._sizes[name] = await self._size(admin, name)
+        self._ids.update({name: id for name, (id, _) in there.items()})
+        self.partitions.update({name: count for name, (_, count) in there.items()})
+
+    async def _size(self, admin: Admin, name: str) -> int:
+        """Bytes of a value that fits the topic with its record batch header and our message headers."""
+        return int((await admin.config(name)).get("max.message.bytes", self.options.message_bytes)) - 1024
+
+    async def _ensure(self, name: str) -> None:
+        """Make a topic that an output goes to for the first time (a service's inbox)."""
+        if name in self.partitions:
+            return
+        spec = self.deployment.spec_of(name)
+        async with Admin(self.options) as admin:
+            if spec is not None:
+                await admin.create([spec], self.deployment.replication)
+                self.partitions[name] = spec.partitions
+                self._sizes[name] = spec.max_bytes - 1024
+            else:
+                self.partitions.update({topic: count for topic, (_, count) in (await admin.ids()).items()})
+
+    def _watched(self) -> Sequence[Moving]:
+        found: list[Moving] = []
+        for port in list(self.ports):
+            found += list(port.loops.values()) if isinstance(port, Runner) else [port]
+        return found
+
+
+async def serve(
+    deployment: Deployment, options: Options, started: Callable[[Worker], Awaitable[None]] | None
+) -> int:
+    """Run until SIGTERM or SIGINT (0) or a crash (70). A second signal leaves at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            die(STUCK, "second signal: leaving without a commit")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    worker = Worker(deployment, options)
+    await worker.start()
+    tasks = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
+    if started is not None:
+        tasks.append(asyncio.create_task(_never_ends(started(worker))))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        reason = next((task.exception() or task.result() for task in tasks[1:] if task.done()), None)
+        die(BROKEN, f"a Faust app stopped by itself: {reason!r}")
+    for task in tasks:
+        task.cancel()
+    await worker.stop()
+    return 0
+
+
+async def _never_ends(work: Awaitable[None]) -> None:
+    await work
+    await asyncio.Event().wait()
+
+
+def quiet() -> None:
+    """Set log levels by name: `-l warn` leaves DEBUG records being built (11 % of the CPU)."""
+    for name in ("aiokafka", "faust", "mode", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)
+
+
+def run(
+    deployment: Deployment, options: Options, started: Callable[[Worker], Awaitable[None]] | None = None
+) -> int:
+    """Run a worker to its end and return the exit code; the caller exits with it."""
+    quiet()
+    uvloop.install()  # also for the loops of Faust's consumer threads
+    try:
+        return asyncio.run(serve(deployment, options, started))
+    except (AosError, KafkaError) as error:
+        log.critical("%s", error)
+        return REFUSED

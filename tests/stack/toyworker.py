@@ -1,0 +1,99 @@
+"""A worker of toy processors as a program: imports, waits for a line on stdin (so that a spare is warm), runs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toys import PROCESSORS, SLOW, ToyCodec
+
+from aos.streams.processor import Batch, Processor, Step, Views
+from aos.streams.shell.options import Options
+from aos.streams.shell.sinks import Portion, SinkAway
+from aos.streams.shell.worker import Deployment, Worker, run
+
+
+class FileSink:
+    """A store in one file: rows and offsets in one write; away while a file named ``away`` exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._flag = folder / "sink.json", folder / "away"
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text()) if self._file.exists() else {"offsets": {}, "rows": []}
+
+    async def open(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        if self._flag.exists():
+            raise SinkAway("the flag is up")
+        known = self._read()["offsets"]
+        return {(t, p): known[f"{t}/{p}"] for t, p in partitions if f"{t}/{p}" in known}
+
+    async def write(self, batches: Sequence[Portion]) -> None:
+        if self._flag.exists():
+            raise SinkAway("the flag is up")
+        store = self._read()
+        for one in batches:
+            store["rows"] += one.rows.column(0).to_pylist()
+            store["offsets"][f"{one.topic}/{one.partition}"] = one.offset + 1
+        await asyncio.sleep(0.02)
+        if self._flag.exists():
+            raise SinkAway("lost in mid-transaction")
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(json.dumps(store))
+        os.replace(fresh, self._file)
+
+
+def watched(processor: Processor, progress: int, slow_s: float) -> Processor:
+    """The processor, noting the highest offset it stepped where the test can see it after a SIGKILL."""
+    highest: dict[tuple[str, int], int] = {}
+
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        result = processor.step(state, batch, now, views, seed)
+        if not batch.tick:
+            last = batch.raws[-1].offset if batch.raws else batch.offset
+            highest[(batch.topic, batch.partition)] = last
+            text = json.dumps([[t, p, o] for (t, p), o in highest.items()])
+            os.pwrite(progress, text.ljust(1000).encode(), 0)
+        if slow_s and batch.rows.num_rows and SLOW in batch.rows.column(0).to_pylist():
+            import time
+
+            time.sleep(slow_s)  # a step that takes long, in the loop's thread like a real one
+        return result
+
+    return dataclasses.replace(processor, step=step)
+
+
+def main() -> int:
+    given = json.loads(sys.argv[1])
+    folder = Path(given["folder"])
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    progress = os.open(folder / f"progress-{given['options']['ordinal']}", os.O_RDWR | os.O_CREAT)
+    deployment = Deployment(
+        [watched(PROCESSORS[name], progress, given.get("slow_s", 0.0)) for name in given["processors"]],
+        ToyCodec(),
+        sinks={"toy-store": FileSink(folder)},
+    )
+    print("warm", flush=True)
+    if sys.stdin.readline().strip() != "go":
+        return 0
+
+    async def started(worker: Worker) -> None:
+        await worker.ready()
+        print("ready", flush=True)
+        while True:
+            await asyncio.sleep(0.5)
+            shown = {name: metrics.as_dict() for name, metrics in worker.metrics.items()}
+            (folder / f"metrics-{given['options']['ordinal']}").write_text(json.dumps(shown))
+
+    return run(deployment, Options(**given["options"]), started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
