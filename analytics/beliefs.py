@@ -108,6 +108,16 @@ class Beliefs:
         deviation = np.minimum(np.sqrt(terms @ variances.T), np.float32(PRIOR_DEVIATION))
         return Prediction(score, deviation, similarity, latency, cost, count)
 
+    def outcomes(self, agents: Sequence[str]) -> Doubles:
+        """Outcomes learned of each agent over all domains and kinds, after discounts: [n]; what register asks."""
+        slots = self._slots(agents)
+        total = np.zeros(len(slots))
+        for (_, kind), table in self.tables.items():
+            if kind == ALL_KINDS:
+                rows = _rows(table, slots)
+                total += np.where(rows > 0, table.count[rows], 0.0)
+        return total
+
     def apply(self, key: bytes, rows: pa.RecordBatch | None) -> Beliefs:
         """Replace the value of a key (None or no rows: forget it); return this view."""
         if rows is None or rows.num_rows == 0:
