@@ -19,6 +19,7 @@ F32, F64 = pa.float32(), pa.float64()
 TIME = pa.timestamp("us", tz="UTC")
 ID = pa.binary(16)
 TEXTS = pa.list_(pa.field("item", TEXT, nullable=False))
+I64S = pa.list_(pa.field("item", I64, nullable=False))
 I16S = pa.list_(pa.field("item", I16, nullable=False))
 F32S = pa.list_(pa.field("item", F32, nullable=False))
 
@@ -60,6 +61,16 @@ def structs(*fields: Field) -> pa.DataType:
     return pa.list_(pa.field("item", struct(*fields), nullable=False))
 
 
+def _parts(type: pa.DataType) -> list[pa.DataType]:
+    if isinstance(type, pa.BaseExtensionType):
+        type = type.storage_type
+    return [type.field(i).type for i in range(type.num_fields)]
+
+
+def _has_floats(type: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(type)) or any(_has_floats(part) for part in _parts(type))
+
+
 @dataclass(frozen=True)
 class Record:
     """One record type. `version` grows when a field is added; fields are only added, at the end."""
@@ -68,7 +79,9 @@ class Record:
     version: int
     doc: str
     fields: tuple[Field, ...]
-    parts: tuple[tuple[str, tuple[Field, ...]], ...] = ()  # (column, its struct's fields), for the reference page
+    parts: tuple[
+        tuple[str, tuple[Field, ...]], ...
+    ] = ()  # (column, its struct's fields), for the reference page
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -90,6 +103,26 @@ class Record:
             ]
         )
 
+    @cached_property
+    def schema_bytes(self) -> bytes:
+        """How a stream of exactly this schema begins: the IPC message of the schema."""
+        return bytes(self.schema.serialize())
+
+    @cached_property
+    def required(self) -> tuple[int, ...]:
+        """Numbers of the columns that no row may leave null."""
+        return tuple(i for i, field in enumerate(self.fields) if not field.nullable)
+
+    @cached_property
+    def nested(self) -> tuple[int, ...]:
+        """Numbers of the columns with parts: lists, structs and tensors."""
+        return tuple(i for i, field in enumerate(self.fields) if _parts(field.type))
+
+    @cached_property
+    def floating(self) -> tuple[int, ...]:
+        """Numbers of the columns that hold floating-point numbers, in parts too."""
+        return tuple(i for i, field in enumerate(self.fields) if _has_floats(field.type))
+
     def __getitem__(self, name: str) -> Field:
         for field in self.fields:
             if field.name == name:
@@ -101,8 +134,12 @@ COMMON: tuple[Field, ...] = (
     need("tenant", TEXT, "Whose request this is; taken from the topic it came by, never from the payload"),
     may("traceparent", TEXT, "W3C trace context, handed on unchanged"),
     need("request_id", ID, "blake2b of tenant and client id, or of topic, partition, offset and row"),
-    need("requested_at", TIME, "The request's event time, else its append time; fixed once at the edge", "UTC"),
-    need("home", I32, "The partition of every later message of this request; computed once, echoed by agents"),
+    need(
+        "requested_at", TIME, "The request's event time, else its append time; fixed once at the edge", "UTC"
+    ),
+    need(
+        "home", I32, "The partition of every later message of this request; computed once, echoed by agents"
+    ),
     need("domain", TEXT, "The learning domain the outcome teaches (default: the tenant)"),
     need("round", I16, "0 at first, one more with every redrive"),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from aos.codecs.fields import (
     BOOL,
     BYTES,
@@ -24,7 +26,6 @@ from aos.codecs.fields import (
     Record,
     may,
     need,
-    pa,
     structs,
 )
 
@@ -127,7 +128,9 @@ LEDGER = Record(
     "The life of a task as one log: what is first counts. Columns not named for a kind are null",
     (
         *COMMON,
-        need("kind", TEXT, "requested, planned, rejected, assigned, refused, outcome, cancel, redrive or tick"),
+        need(
+            "kind", TEXT, "requested, planned, rejected, assigned, refused, outcome, cancel, redrive or tick"
+        ),
         # kind=requested (encode)
         may("id", TEXT, "requested, cancel, redrive: the client's own id"),
         may("priority", I8, "requested: 0 to 3"),
@@ -298,7 +301,9 @@ TRAIL = Record(
         may("assigned_at", TIME, "Log time: assigned", "UTC"),
         need("finished_at", TIME, "Log time: ended", "UTC"),
         need("latency_us", I64, "Assignment to answer; for a request, requested to result", "us"),
-        need("team", TEXTS, "Agents of this step's predecessors and itself (attempt), of all steps (request)"),
+        need(
+            "team", TEXTS, "Agents of this step's predecessors and itself (attempt), of all steps (request)"
+        ),
         need("ignored", I16, "Late, duplicate or forged answers seen so far", "answers"),
         may("embedding", EMBEDDING, "attempt: the task as a unit vector"),
         may("surface", SURFACE, "attempt: cheap features"),

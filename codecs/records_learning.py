@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from aos.codecs.fields import (
     BOOL,
     BYTES,
@@ -22,7 +24,6 @@ from aos.codecs.fields import (
     Record,
     may,
     need,
-    pa,
 )
 from aos.codecs.records_edge import REGISTRATION
 

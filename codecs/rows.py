@@ -70,7 +70,8 @@ def tensor(column: pa.Array) -> np.ndarray:
     """A tensor or fixed-size-list column without nulls as an ndarray (rows, size) over the same memory."""
     storage = column.storage if isinstance(column, pa.ExtensionArray) else column
     size = storage.type.list_size
-    return storage.flatten().to_numpy(zero_copy_only=True).reshape(len(storage), size)
+    values: np.ndarray = storage.flatten().to_numpy(zero_copy_only=True)
+    return values.reshape(len(storage), size)
 
 
 def take_common(rows: pa.RecordBatch) -> dict[str, pa.Array]:
@@ -81,4 +82,5 @@ def take_common(rows: pa.RecordBatch) -> dict[str, pa.Array]:
 
 def micros(column: pa.Array) -> np.ndarray:
     """A time column without nulls as int64 microseconds since the epoch."""
-    return column.cast(pa.int64()).to_numpy(zero_copy_only=True)
+    values: np.ndarray = column.cast(pa.int64()).to_numpy(zero_copy_only=True)
+    return values

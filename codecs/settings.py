@@ -11,7 +11,9 @@ from typing import Any
 from aos.codecs.errors import SettingsError
 
 
-def setting(default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None) -> Any:
+def setting(
+    default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
     """A dataclass field that knows its meaning, unit and range."""
     metadata = {"doc": doc, "unit": unit, "low": low, "high": high}
     if isinstance(default, (tuple, dict)):
@@ -32,8 +34,12 @@ class Settings:
     inbox_partitions: int = setting(4, "Partitions of a service's inbox: the most replicas that share its work",
                                     "partitions", 1, 64)  # fmt: skip
     tenants: tuple[str, ...] = setting(("default",), "Known tenants, comma separated")
-    data_dir: str = setting("", "Where the local stack keeps its data; empty: a private folder, removed at the end")
-    secret: str = setting("", "Key of the assignment tokens; empty: one made at first start, kept in the data folder")
+    data_dir: str = setting(
+        "", "Where the local stack keeps its data; empty: a private folder, removed at the end"
+    )
+    secret: str = setting(
+        "", "Key of the assignment tokens; empty: one made at first start, kept in the data folder"
+    )
     # edge
     gather_ms: int = setting(25, "Longest time the edges gather messages", "ms", 0, 1000)
     gather_rows: int = setting(512, "Most rows the edges gather", "rows", 1, 65_536)
@@ -41,12 +47,16 @@ class Settings:
     steps_max: int = setting(64, "Most steps of a workflow", "steps", 1, 1024)
     past_days: int = setting(7, "How old a client's event time may be", "days", 1)
     repeat_window_s: int = setting(600, "How long a repeated request id gets the same result", "s", 0)
-    repeat_rows: int = setting(200_000, "Most finished requests remembered a partition for that", "requests", 0)
+    repeat_rows: int = setting(
+        200_000, "Most finished requests remembered a partition for that", "requests", 0
+    )
     # registry
     suspect_after_ms: int = setting(4_000, "Silence after which a replica is suspected", "ms", 100)
     gone_after_ms: int = setting(12_000, "Silence after which a replica is gone", "ms", 100)
     heartbeat_ms: int = setting(1_000, "How often a replica says that it lives", "ms", 50)
-    trial_outcomes: int = setting(5, "Outcomes below which an agent is on trial (state learning)", "outcomes", 0)
+    trial_outcomes: int = setting(
+        5, "Outcomes below which an agent is on trial (state learning)", "outcomes", 0
+    )
     # match and compose
     candidates_max: int = setting(16, "Most candidates of a step", "agents", 1, 64)
     candidates_wanted: int = setting(3, "Candidates below which a filter is loosened", "agents", 1, 64)
@@ -63,20 +73,30 @@ class Settings:
     # allocate
     prefetch: float = setting(1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8)
     trial_floor: float = setting(0.01, "Least chance of an agent on trial", "", 0, 0.05)
-    tenant_weights: dict[str, float] = setting({}, "Fair share of a tenant; 1 when not named")
+    tenant_weights: dict[str, float] = setting({}, "Fair share of a tenant; 1 when not named")  # noqa: RUF009
     lane_age_ms: int = setting(20_000, "Waiting time worth one step of priority", "ms", 1)
-    refuse_after_ms: int = setting(5_000, "Wait for a free slot in a cell before the next cell is asked", "ms", 1)
+    refuse_after_ms: int = setting(
+        5_000, "Wait for a free slot in a cell before the next cell is asked", "ms", 1
+    )
     # learning
-    sample_rows_per_s: int = setting(2_000, "Experiences a second that the river models learn from", "rows/s", 1)
-    prior_strength: float = setting(8.0, "Outcomes the pooled prior of an agent and kind is worth", "outcomes", 0.1)
-    discount: float = setting(0.995, "Weight an outcome keeps with each later one of its agent and kind", "", 0.5, 1)
+    sample_rows_per_s: int = setting(
+        2_000, "Experiences a second that the river models learn from", "rows/s", 1
+    )
+    prior_strength: float = setting(
+        8.0, "Outcomes the pooled prior of an agent and kind is worth", "outcomes", 0.1
+    )
+    discount: float = setting(
+        0.995, "Weight an outcome keeps with each later one of its agent and kind", "", 0.5, 1
+    )
     mine_every: int = setting(500, "New collaborations between two minings", "collaborations", 10)
     mine_window: int = setting(5_000, "Collaborations in a window", "collaborations", 50)
     optimise_every: int = setting(500, "Outcomes between two proposals", "outcomes", 10)
     # store
     bundle_ms: int = setting(300, "How long the store gathers rows for one transaction", "ms", 10, 5000)
     keep_days: int = setting(7, "Age at which chunks are dropped from the database", "days", 1)
-    keep_bytes: int = setting(20_000_000_000, "Size at which the oldest chunks are dropped", "bytes", 1_000_000)
+    keep_bytes: int = setting(
+        20_000_000_000, "Size at which the oldest chunks are dropped", "bytes", 1_000_000
+    )
     store_payloads: bool = setting(False, "Whether payload bytes go to SQL")
     # shell
     commit_ms: int = setting(200, "Commit interval", "ms", 10)

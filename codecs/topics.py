@@ -61,7 +61,9 @@ TOPICS: dict[str, Topic] = {
         _edge("aos.heartbeats", "heartbeat", "Replicas say that they live"),
         _edge("aos.outcomes", "outcome", "What agents answer"),
         _edge("aos.feedback", "feedback", "Callers' verdicts", per_tenant=True),
-        _edge("aos.controls", "control", "Orders: cancel, redrive, pause, drain, resume, approve", spread=False),
+        _edge(
+            "aos.controls", "control", "Orders: cancel, redrive, pause, drain, resume, approve", spread=False
+        ),
         _edge("aos.observations", "observation", "Events of foreign logs", per_tenant=True),
         Topic("aos.tasks", "task", "Steps that need agents"),
         Topic("aos.matches", "match", "Steps with ranked candidates"),

@@ -11,15 +11,20 @@ import struct
 from collections.abc import Mapping
 
 import google_crc32c
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from aos.codecs.errors import RecordError
 from aos.codecs.fields import Record
+from aos.codecs.fit import fit
 from aos.codecs.schemas import RECORDS
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # the broker's message.max.bytes; edge topics are smaller (topics.py)
+EDGE_BYTES_MAX = 1024 * 1024  # of a message that an outsider wrote
 ROWS_MAX = 65_536
+EDGE_ROWS_MAX = (
+    16_384  # 10,000 agents register in one message; more rows than that are cheap to send, not to handle
+)
 BATCHES_MAX = 256
 COLUMNS_MAX = 128
 METADATA_BYTES_MAX = 256 * 1024
@@ -54,20 +59,43 @@ def headers(record: Record, value: bytes) -> dict[str, bytes]:
     }
 
 
-def decode(
-    value: bytes, message_headers: Mapping[str, bytes], record: Record, *, lenient: bool = False
-) -> pa.RecordBatch:
+def decode(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> pa.RecordBatch:
     """Return the rows of a message, zero-copy, or raise RecordError.
 
-    Columns the reader does not know are dropped, nullable ones the writer does not have are null. `lenient`
-    (the edges) also casts what fits without loss: large strings, wider integers, other time units. Finiteness is
+    Columns the reader does not know are dropped, nullable ones the writer does not have are null. Finiteness is
     checked by `finite`, because an edge refuses rows, not messages.
     """
+    rows, same = _read(value, message_headers, record)
+    return fit(rows, record, same=same)[0]
+
+
+def decode_rows(
+    value: bytes, message_headers: Mapping[str, bytes], record: Record
+) -> tuple[pa.RecordBatch, dict[int, RecordError]]:
+    """What the edges read with: rows and what is wrong with which row; RecordError when nothing can be read.
+
+    Also casts what fits without loss (codecs/fit.py). A bad row holds nulls where it does not fit.
+    """
+    if len(value) > EDGE_BYTES_MAX:
+        raise RecordError("AOS1002", f"{len(value)} bytes, at most {EDGE_BYTES_MAX}")
+    rows, same = _read(value, message_headers, record)
+    if rows.num_rows > EDGE_ROWS_MAX:
+        raise RecordError("AOS1002", f"{rows.num_rows} rows, at most {EDGE_ROWS_MAX}")
+    fitted, bad = fit(rows, record, lenient=True, same=same)
+    for row, column in finite(fitted, record).items():
+        bad.setdefault(row, RecordError("AOS1005", column))
+    return fitted, bad
+
+
+def _read(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> tuple[pa.RecordBatch, bool]:
+    """The rows as they were written, validated in full, and whether their schema is surely the record's."""
     _check_headers(value, message_headers, record)
     _walk(value)
+    same = value.startswith(record.schema_bytes)
     try:
         with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
-            _check_types(reader.schema)
+            if not same:
+                _check_types(reader.schema)
             batches = []
             for batch in reader:
                 batch.validate(full=True)
@@ -75,50 +103,81 @@ def decode(
             schema = reader.schema
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError) as error:
         raise RecordError("AOS1001", _first_line(error)) from error
-    rows = _one(batches, schema)
-    fitted = _fit(rows, record, lenient)
-    _check_nulls(fitted, record)
-    return fitted
+    return _one(batches, schema), same
 
 
 def decode_by_name(value: bytes, message_headers: Mapping[str, bytes], name: str) -> pa.RecordBatch:
     """`decode` strictly for the record of that name, with finiteness: what inner topics need."""
-    rows = decode(value, message_headers, RECORDS[name])
-    bad = finite(rows)
+    record = RECORDS[name]
+    rows = decode(value, message_headers, record)
+    bad = finite(rows, record)
     if bad:
         raise RecordError("AOS1005", f"row {min(bad)}: column {bad[min(bad)]}")
     return rows
 
 
-def finite(rows: pa.RecordBatch) -> dict[int, str]:
-    """Rows that hold a NaN or an infinity, with the column's name."""
+def finite(rows: pa.RecordBatch, record: Record) -> dict[int, str]:
+    """Rows of `record` that hold a NaN or an infinity, with the column's name."""
     bad: dict[int, str] = {}
-    for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        values = _floats(column)
-        if values is None or len(values) == 0:
-            continue
-        good = pc.all(pc.is_finite(values), skip_nulls=True, min_count=0).as_py()
-        if not good:
-            for index in range(rows.num_rows):
-                part = _floats(column.slice(index, 1))
-                if part is not None and not pc.all(pc.is_finite(part), min_count=0).as_py():
-                    bad.setdefault(index, name)
+    for index in record.floating:
+        column = rows.column(index)
+        if len(column) and not _all_finite(column):
+            for row in np.flatnonzero(_infinite(column)):
+                bad.setdefault(int(row), record.fields[index].name)
     return bad
 
 
-def _floats(column: pa.Array) -> pa.Array | None:
-    """The float values under a column (lists and tensors flattened), None when it has none."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        column = column.flatten()
-    if pa.types.is_struct(column.type):
-        floats = [_floats(part) for part in column.flatten()]
-        found = [pc.cast(part, pa.float64()) for part in floats if part is not None]
-        return pa.concat_arrays(found) if found else None
-    if pa.types.is_float16(column.type):
-        return pc.cast(column, pa.float32())
-    return column if pa.types.is_floating(column.type) else None
+def _all_finite(array: pa.Array) -> bool:
+    """Whether every number in memory is finite, those under nulls too: quick, and a No is looked at again."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_struct(array.type):
+        return all(_all_finite(array.field(i)) for i in range(array.type.num_fields))
+    if array.type.num_fields:
+        return _all_finite(array.values)
+    if not pa.types.is_floating(array.type):
+        return True
+    values = _numbers(array)
+    if array.type.bit_width == 16 and len(values) % 4 == 0 and values.ctypes.data % 8 == 0:
+        # an infinite half float has all exponent bits set: one more carries into the top bit; four at once
+        lanes = (values.view(np.uint64) & _HALF_EXPONENTS) + _HALF_ONES
+        return not int(np.bitwise_or.reduce(lanes, initial=0)) & _HALF_TOPS
+    return bool(np.isfinite(values).all())
+
+
+_HALF_EXPONENTS = np.uint64(0x7C007C007C007C00)
+_HALF_ONES = np.uint64(0x0400040004000400)
+_HALF_TOPS = 0x8000800080008000
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """A float array's memory, whatever stands under its nulls."""
+    width = array.type.bit_width // 8
+    buffer = array.buffers()[1]
+    if buffer is None:
+        return np.zeros(0, f"f{width}")
+    found: np.ndarray = np.frombuffer(buffer, f"f{width}", len(array), array.offset * width)
+    return found
+
+
+def _infinite(array: pa.Array) -> np.ndarray:
+    """For each element whether it holds a NaN or an infinity that is not under a null."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_struct(array.type):
+        flags: np.ndarray = np.zeros(len(array), bool)
+        for index in range(array.type.num_fields):
+            flags |= _infinite(array.field(index))
+        return np.asarray(flags & valid)
+    if array.type.num_fields:
+        items = np.concatenate([[0], np.cumsum(_infinite(array.flatten()))])
+        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        return np.asarray(items[ends[1:]] > items[ends[:-1]])
+    if not pa.types.is_floating(array.type):
+        return np.zeros(len(array), bool)
+    return np.asarray(~np.isfinite(_numbers(array)) & valid)
 
 
 def _check_headers(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> None:
@@ -241,45 +300,10 @@ def _none(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-def _fit(rows: pa.RecordBatch, record: Record, lenient: bool) -> pa.RecordBatch:
-    """The record's columns out of `rows`, in the record's order."""
-    if rows.schema == record.schema:
-        return rows
-    names = rows.schema.names
-    if len(set(names)) != len(names):
-        raise RecordError("AOS1003", "a column stands twice")
-    columns = []
-    for field in record.schema:
-        if field.name not in names:
-            if not field.nullable:
-                raise RecordError("AOS1003", f"column {field.name} is missing")
-            columns.append(pa.nulls(rows.num_rows, field.type))
-            continue
-        columns.append(_fit_column(rows.column(names.index(field.name)), field, lenient))
-    return pa.RecordBatch.from_arrays(columns, schema=record.schema)
-
-
-def _fit_column(column: pa.Array, field: pa.Field, lenient: bool) -> pa.Array:
-    if column.type == field.type:
-        return column
-    if lenient or _same_but_names(column.type, field.type):
-        try:
-            return column.cast(field.type, safe=True)
-        except (pa.ArrowException, ValueError) as error:
-            raise RecordError("AOS1003", f"column {field.name}: {_first_line(error)}") from error
-    raise RecordError("AOS1003", f"column {field.name} is {column.type}, not {field.type}")
-
-
-def _same_but_names(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Nested types that differ only in fields added at the end of a struct, or in the list item's name."""
-    nested = (pa.types.is_list, pa.types.is_struct, pa.types.is_fixed_size_list)
-    return any(test(found) and test(wanted) for test in nested)
-
-
 def _check_nulls(rows: pa.RecordBatch, record: Record) -> None:
-    for field, column in zip(record.fields, rows.columns, strict=True):
-        if not field.nullable and column.null_count:
-            raise RecordError("AOS1004", f"{record.name}.{field.name}")
+    for index in record.required:
+        if rows.column(index).null_count:
+            raise RecordError("AOS1004", f"{record.name}.{record.fields[index].name}")
 
 
 def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
