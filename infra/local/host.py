@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import sys
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+# Ports of the stack are chosen from here up to the first port of outgoing connections.
+FIRST_PORT = 20_000
 
 
 class StackError(Exception):
@@ -111,24 +114,47 @@ def reachable_by_others(path: Path) -> bool:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A port of loopback that nobody listens on now, below the range that outgoing connections get theirs from.
+
+    In that range a port is not ours while its server is down: another connection may get it, even the client's own
+    attempt to reconnect (on loopback it then talks to itself), and a killed server could not come back.
+    """
+    candidates = range(FIRST_PORT, ephemeral_ports_from())
+    for port in random.sample(candidates, k=min(100, len(candidates))):
+        if is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        found: int = probe.getsockname()[1]
+        return found
 
 
-def check_port(port: int, purpose: str) -> None:
-    """Refuse a port that another program holds, before a server fails on it with a page of text."""
+def ephemeral_ports_from() -> int:
+    """Where the kernel's range of ports for outgoing connections begins."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port of loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
-            raise StackError(
-                f"Port {port} for {purpose} is taken by another program.",
-                f"Stop that program (`ss -ltnp 'sport = :{port}'` names it) or choose another port.",
-            ) from None
+            return False
+        return True
+
+
+def check_port(port: int, purpose: str) -> None:
+    """Refuse a port that another program holds, before a server fails on it with a page of text."""
+    if not is_free(port):
+        raise StackError(
+            f"Port {port} for {purpose} is taken by another program.",
+            f"Stop that program (`ss -ltnp 'sport = :{port}'` names it) or choose another port.",
+        )
 
 
 def check_disk(host: Host, path: Path, need_bytes: int, purpose: str) -> None:
