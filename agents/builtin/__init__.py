@@ -1,0 +1,1 @@
+"""Agents that come with AOS: the demo's fleet (compressors, inspectors, verifiers)."""

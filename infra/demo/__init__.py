@@ -1,0 +1,1 @@
+"""``aos demo``: real files made smaller by real agents, and the learning that shows."""
