@@ -1,0 +1,2 @@
+def surface_sql() -> str:
+    return "SELECT 1"
