@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,16 @@ LIMIT = 4.0  # scales a feature may lie from its mean: what lies further must no
 
 ALL_KINDS = ""
 ANY_AGENT = ""
+
+
+def key_of(domain: str, kind: str) -> bytes:
+    """The key of one kind's beliefs on the topic: ``<domain>/<kind>``, the domain percent-encoded."""
+    return f"{quote(domain, safe='')}/{kind}".encode()
+
+
+def centres_key(domain: str) -> bytes:
+    """The key of a domain's mean embeddings: 1 KB an agent, so they travel apart and less often."""
+    return f"{quote(domain, safe='')}#centres".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +133,19 @@ class Beliefs:
         """Replace the value of a key (None or no rows: forget it); return this view."""
         if rows is None or rows.num_rows == 0:
             gone = self.keys.pop(key, None)
-            if gone is not None:
+            if gone is not None and key == centres_key(gone[0]):
+                self.centres.pop(gone[0], None)
+            elif gone is not None:
                 self.tables.pop(gone, None)
-                if gone[1] == ALL_KINDS:
-                    self.centres.pop(gone[0], None)
             return self
         domain, kind = rows.column("domain")[0].as_py(), rows.column("task_kind")[0].as_py()
         self.keys[key] = (domain, kind)
+        if key == centres_key(domain):
+            self.centres[domain] = _centres(rows)
+            return self
         table = self._table(rows)
         self.tables[domain, kind] = table
         self.versions[domain] = max(self.versions.get(domain, 0), table.version)
-        if kind == ALL_KINDS:
-            self.centres[domain] = _centres(rows)
         return self
 
     def _slots(self, agents: Sequence[str]) -> Ints:
@@ -217,10 +229,8 @@ def _untaught(tasks: int, agents: int, similarity: Floats) -> Prediction:
 
 def _centres(rows: pa.RecordBatch) -> tuple[dict[str, int], Floats]:
     """Row of each agent that has a mean embedding, and the embeddings."""
-    column = rows.column("centre")
-    has = column.is_valid().to_numpy(zero_copy_only=False)
-    names = rows.column("agent").filter(pa.array(has)).to_pylist()
-    return {name: row for row, name in enumerate(names)}, _matrix(column.drop_null(), EMBEDDING_SIZE)
+    names = rows.column("agent").to_pylist()
+    return {name: row for row, name in enumerate(names)}, _matrix(rows.column("centre"), EMBEDDING_SIZE)
 
 
 def _matrix(column: pa.Array, size: int) -> Floats:

@@ -1,0 +1,183 @@
+"""River's online models of one learning domain: success, latency, cost, and drift of a cell.
+
+Three linear regressions over scaled surface features, the kind of work and (latency, cost) the agent learn from
+sampled rows; their predictions are the prior means of the posteriors, they never decide alone. River can only pickle
+itself, so state leaves and enters as numbers: weights, intercepts and the scaler's moments, which continue bit for bit
+(test_river_models.py). ADWIN's state cannot leave at all: a `Detector` is therefore defined by its last values, and is
+built anew by replaying them, in the running processor exactly as after a restart.
+
+river is imported when a model is first made: the import takes seconds, and only the learning process needs it.
+Cost: 75 us a sampled row; 1.5 us a value of a detector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aos.analytics.beliefs import TERMS
+from aos.codecs.fields import SURFACE_SIZE
+
+Doubles = npt.NDArray[np.float64]
+
+RATE, INTERCEPT_RATE, RIDGE = 0.02, 0.02, 1e-4  # river's defaults, doubled: hundreds of rows must show
+GRADIENT_MAX = 10.0  # a latency that is off by e**10 must not throw the weights away
+LESSONS_MIN = 30  # below this many rows a model gives no prior
+LOG_MAX = 40.0  # e**40 us are 7 million years
+MODELS = ("success", "latency", "cost")
+_NAMES = tuple(f"x{index}" for index in range(SURFACE_SIZE))
+
+DELTA = 0.05  # of ADWIN: on 100 stationary coins of 500 throws no alarm; .7 -> .05 is seen after 18 values (.002: 28)
+KEPT = 128  # values a detector is built anew from; it never holds more than twice as many
+
+
+class OnlineModels:
+    """Success (score), latency (log us) and cost (log millionths) of one domain."""
+
+    def __init__(self) -> None:
+        from river import preprocessing
+
+        self._scaler: Any = preprocessing.StandardScaler()
+        self._models: dict[str, Any] = {name: _regression() for name in MODELS}
+        self.lessons = dict.fromkeys(MODELS, 0)
+
+    def learn(
+        self,
+        kind: str,
+        agent: str,
+        surface: Sequence[float],
+        score: float | None,
+        latency_us: float,
+        cost: float,
+    ) -> None:
+        """One sampled outcome. `score` None: it says nothing about success."""
+        features = dict(zip(_NAMES, surface, strict=True))
+        self._scaler.learn_one(features)
+        scaled = self._scaler.transform_one(features)
+        scaled[f"kind={kind}"] = 1.0
+        if score is not None:
+            self._learn("success", scaled, score)
+        scaled[f"agent={agent}"] = 1.0
+        self._learn("latency", scaled, math.log1p(latency_us))
+        self._learn("cost", scaled, math.log1p(cost))
+
+    def prior(self, kinds: Sequence[str]) -> Doubles | None:
+        """The success model over (1, raw surface features) [TERMS], averaged over `kinds`; None: too young."""
+        if self.lessons["success"] < LESSONS_MIN:
+            return None
+        model = self._models["success"]
+        weights = model.weights
+        prior = np.zeros(TERMS)
+        prior[0] = model.intercept
+        if kinds:
+            prior[0] += sum(weights.get(f"kind={kind}", 0.0) for kind in kinds) / len(kinds)
+        for index, name in enumerate(_NAMES):
+            spread = math.sqrt(self._scaler.vars[name])
+            if spread > 0.0:
+                prior[1 + index] = weights.get(name, 0.0) / spread
+                prior[0] -= prior[1 + index] * self._scaler.means[name]
+        return prior
+
+    def expected(self, name: str, kind: str, agents: Sequence[str]) -> Doubles | None:
+        """Latency (us) or cost (millionths of a US dollar) of each agent on an average task; None: too young."""
+        if self.lessons[name] < LESSONS_MIN:
+            return None
+        weights = self._models[name].weights
+        shift = self._models[name].intercept + weights.get(f"kind={kind}", 0.0)
+        logs = np.array([shift + weights.get(f"agent={agent}", 0.0) for agent in agents])
+        expected: Doubles = np.expm1(np.clip(logs, 0.0, LOG_MAX))
+        return expected
+
+    def dump(self) -> list[tuple[str, str, float]]:
+        """(model, name, value) of everything the models are; `load` takes them back, in this order."""
+        found = [("scaler.count", name, float(value)) for name, value in self._scaler.counts.items()]
+        found += [("scaler.mean", name, value) for name, value in self._scaler.means.items()]
+        found += [("scaler.variance", name, value) for name, value in self._scaler.vars.items()]
+        for name, model in self._models.items():
+            found.append((name, "lessons", float(self.lessons[name])))
+            found.append((name, "intercept", float(model.intercept)))
+            found += [(f"{name}.weight", feature, float(value)) for feature, value in model.weights.items()]
+        return found
+
+    @classmethod
+    def load(cls, values: Sequence[tuple[str, str, float]]) -> OnlineModels:
+        """The models whose `dump` this is; they go on bit for bit."""
+        from river import preprocessing
+        from river.utils import VectorDict
+
+        made = cls()
+        moments: dict[str, dict[str, float]] = {"count": {}, "mean": {}, "variance": {}}
+        weights: dict[str, dict[str, float]] = {name: {} for name in MODELS}
+        for model, name, value in values:
+            head, _, part = model.partition(".")
+            if head == "scaler":
+                moments[part][name] = value
+            elif part == "weight":
+                weights[head][name] = value
+            elif name == "lessons":
+                made.lessons[head] = int(value)
+            else:
+                made._models[head].intercept = value
+        made._scaler = preprocessing.StandardScaler._from_state(
+            counts={name: int(value) for name, value in moments["count"].items()},
+            means=moments["mean"],
+            vars=moments["variance"],
+        )
+        for name, found in weights.items():
+            made._models[name]._weights = VectorDict(found)
+        return made
+
+    def _learn(self, name: str, features: dict[str, float], target: float) -> None:
+        self._models[name].learn_one(features, target)
+        self.lessons[name] += 1
+
+
+def _regression() -> Any:
+    from river import linear_model, optim
+
+    return linear_model.LinearRegression(
+        optim.SGD(RATE), l2=RIDGE, intercept_lr=INTERCEPT_RATE, clip_gradient=GRADIENT_MAX
+    )
+
+
+class Detector:
+    """Whether the scores of one cell changed: river's ADWIN over its last values, at most `2 * KEPT`."""
+
+    def __init__(self, values: Sequence[float] = ()) -> None:
+        self.values: list[float] = []
+        self._adwin: Any = _adwin()
+        for value in values:
+            self._feed(value)
+
+    def update(self, value: float) -> int:
+        """Take in a value; return how many of the newest came after a change, 0 when nothing changed."""
+        changed = self._feed(value)
+        if changed:
+            newest = max(1, min(int(self._adwin.width), len(self.values)))
+            self._rebuild(newest)
+            return newest
+        if len(self.values) >= 2 * KEPT:
+            self._rebuild(KEPT)
+        return 0
+
+    def _feed(self, value: float) -> bool:
+        self.values.append(value)
+        self._adwin.update(value)
+        return bool(self._adwin.drift_detected)
+
+    def _rebuild(self, newest: int) -> None:
+        values = self.values[-newest:]
+        self.values, self._adwin = [], _adwin()
+        for value in values:
+            self._feed(value)
+
+
+def _adwin() -> Any:
+    from river import drift
+
+    make: Any = drift.ADWIN
+    return make(delta=DELTA, clock=1, min_window_length=3, grace_period=8)
