@@ -23,14 +23,14 @@ connection), the heartbeats it has not read yet must not look like dead replicas
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from aos.codecs.rows import from_columns
+from aos.agents.registry_rows import block_rows
+from aos.agents.registry_state import Agent, Block, Memory, Replica, Service, covers, fill
 
 BLOCK_AGENTS_MAX = 1_000  # a block is published whole: one agent's change costs the block
 BLOCK_BYTES_MAX = 4 * 1024 * 1024  # half of what a message may have, for long descriptions
@@ -38,67 +38,10 @@ PACE_US = 100_000  # at most 10 messages a second
 SOFT_US = 2_000_000  # busy or idle again, learned enough: worth a message, not at once
 REFRESH_US = 10_000_000  # the last sign of life, and states that beliefs change, get this old at most
 FORGET_US = 24 * 3600 * 1_000_000  # an agent that is gone this long is forgotten
-CAPACITY_MAX = 2**31 - 1
 HOLDS = {"pause": "paused", "drain": "draining", "resume": ""}
 
 
-@dataclass(slots=True)
-class Agent:
-    """One agent as registered. Times are log times in microseconds; `grace_until` is 0 once a replica was seen."""
-
-    service: str
-    capabilities: tuple[str, ...]
-    description: str | None
-    cell: str
-    capacity: int
-    price: int
-    timeout: int
-    tenants: tuple[str, ...] | None
-    fallback: bool
-    registered_at: int
-    seen_at: int
-    grace_until: int
-    hold: str
-    block: int
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes in a block."""
-        return 200 + len(self.description or "") + sum(map(len, self.capabilities + (self.tenants or ())))
-
-
-@dataclass(slots=True)
-class Replica:
-    """One copy of a service. `names` is None when it plays all agents of the service."""
-
-    names: frozenset[str] | None
-    stopping: bool
-    busy: int
-    seen_at: int
-    suspected: bool = False
-
-
-@dataclass(slots=True)
-class Block:
-    """Agents that are published together. `urgent` is the turn in which it waits, 0 when it does not."""
-
-    names: set[str] = field(default_factory=set)
-    size: int = 0
-    urgent: int = 0
-    soft: bool = False
-    published_at: int = 0
-
-
-@dataclass(slots=True)
-class Service:
-    """What shares an inbox. `hold` is for agents that register later."""
-
-    hold: str = ""
-    replicas: dict[str, Replica] = field(default_factory=dict)
-    blocks: dict[int, Block] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Silence in microseconds after which a replica is suspected, and gone."""
 
@@ -106,19 +49,8 @@ class Limits:
     gone_us: int
 
 
-@dataclass(slots=True)
-class Registry:
-    """All that is known of the fleet. `offset`: next offset of the log; `called_at`: when time last passed."""
-
-    agents: dict[str, Agent] = field(default_factory=dict)
-    services: dict[str, Service] = field(default_factory=dict)
-    offset: int = 0
-    called_at: int = 0
-    watch_from: int = 0
-    check_at: int = 0  # no replica and no grace ends before
-    forget_at: int = 0
-    sent_at: int = 0
-    turns: int = 0
+class Registry(Memory):
+    """The policy over what it remembers."""
 
     # what the log says
 
@@ -130,9 +62,7 @@ class Registry:
                 self.remove(name)
             return
         service = self.services.setdefault(told["service"], Service())
-        covered = any(
-            _covers(replica, name) and not replica.stopping for replica in service.replicas.values()
-        )
+        covered = any(covers(replica, name) and not replica.stopping for replica in service.replicas.values())
         grace = 0 if covered else now + limits.gone_us
         if former is not None and former.service == told["service"]:
             self._renew(name, former, told, grace, now)
@@ -144,7 +74,9 @@ class Registry:
             self._join(name, agent)
             if former is not None:  # after the new place, so that it is published there first
                 self._leave(name, former)
+        self.graces.discard(name)
         if grace:
+            self.graces.add(name)
             self.check_at = min(self.check_at, grace)
 
     def _renew(self, name: str, agent: Agent, told: Mapping[str, Any], grace: int, now: int) -> None:
@@ -194,8 +126,9 @@ class Registry:
 
     def _meet(self, service_name: str, service: Service, plays: frozenset[str] | None) -> None:
         """A replica says for the first time what it plays: from now on its heartbeats count, not the grace."""
-        for name in self._played(service_name, service, plays):
-            self.agents[name].grace_until = 0
+        for name in [name for name in self.graces if plays is None or name in plays]:
+            if self.agents[name].service == service_name:
+                self._end_grace(name)
         self._mark(service_name, service, plays)
 
     def control(self, action: str, agent_name: str | None, service_name: str) -> None:
@@ -226,6 +159,7 @@ class Registry:
 
     def remove(self, name: str) -> None:
         """Forget an agent."""
+        self.graces.discard(name)
         self._leave(name, self.agents.pop(name))
 
     # what time says
@@ -264,21 +198,24 @@ class Registry:
             del self.services[name]
 
     def _watch_graces(self, now: int) -> None:
-        for agent in self.agents.values():
-            if not agent.grace_until:
-                continue
+        for name in sorted(self.graces):
+            agent = self.agents[name]
             if now >= agent.grace_until:
-                agent.grace_until = 0
+                self._end_grace(name)
                 self._urge(self.services[agent.service].blocks[agent.block])
             else:
                 self.check_at = min(self.check_at, agent.grace_until)
+
+    def _end_grace(self, name: str) -> None:
+        self.agents[name].grace_until = 0
+        self.graces.discard(name)
 
     def _forget(self, now: int) -> None:
         old = [name for name, agent in self.agents.items() if agent.seen_at < now - FORGET_US]
         for name in old:
             agent = self.agents[name]
             replicas = self.services[agent.service].replicas.values()
-            if not agent.grace_until and not any(_covers(replica, name) for replica in replicas):
+            if not agent.grace_until and not any(covers(replica, name) for replica in replicas):
                 self.remove(name)
 
     # what the fleet is told
@@ -316,7 +253,15 @@ class Registry:
         block = service.blocks[number]
         block.urgent, block.soft, block.published_at = 0, False, now
         self.sent_at = now
-        rows = self._rows(service_name, service, block, lanes, outcomes, trial)
+        names = sorted(block.names)
+        rows = block_rows(
+            service_name,
+            service,
+            {name: self.agents[name] for name in names},
+            [bool(count < trial) for count in outcomes(names)] if names else [],
+            lanes,
+            self.offset,
+        )
         if not block.names:
             del service.blocks[number]
         return f"{service_name}/{number}".encode(), rows
@@ -327,48 +272,6 @@ class Registry:
         if block.soft:
             return block.published_at + SOFT_US
         return block.published_at + REFRESH_US if service.replicas else None
-
-    def _rows(
-        self,
-        service_name: str,
-        service: Service,
-        block: Block,
-        lanes: int,
-        outcomes: Callable[[Sequence[str]], Sequence[float]],
-        trial: int,
-    ) -> pa.RecordBatch:
-        names = sorted(block.names)
-        agents = [self.agents[name] for name in names]
-        lives = _lives(service, names, agents)
-        learning = [count < trial for count in outcomes(names)] if trial and names else [False] * len(names)
-        partitions = {cell: zlib.crc32(cell.encode()) % lanes for cell in {agent.cell for agent in agents}}
-        return from_columns(
-            "agent-state",
-            len(names),
-            {
-                "service": [service_name] * len(names),
-                "agent": names,
-                "state": [_state(*item) for item in zip(agents, lives, learning, strict=True)],
-                "capabilities": [agent.capabilities for agent in agents],
-                "description": [agent.description for agent in agents],
-                "cell": [agent.cell for agent in agents],
-                "cell_partition": [partitions[agent.cell] for agent in agents],
-                "capacity": [
-                    min(agent.capacity * life.slots(agent), CAPACITY_MAX)
-                    for agent, life in zip(agents, lives, strict=True)
-                ],
-                "replicas": [life.fresh for life in lives],
-                "price_usd_micros": [agent.price for agent in agents],
-                "timeout_ms": [agent.timeout for agent in agents],
-                "tenants": [agent.tenants for agent in agents],
-                "fallback": [agent.fallback for agent in agents],
-                "registered_at": [agent.registered_at for agent in agents],
-                "seen_at": [
-                    max(agent.seen_at, life.seen_at) for agent, life in zip(agents, lives, strict=True)
-                ],
-                "version": [self.offset] * len(names),
-            },
-        )
 
     # blocks
 
@@ -426,163 +329,8 @@ class Registry:
         return [name for name in names if name in self.agents and self.agents[name].service == service_name]
 
 
-@dataclass(slots=True)
-class _Life:
-    """Replicas that play an agent."""
-
-    fresh: int = 0
-    suspected: int = 0
-    stopping: int = 0
-    busy: int = 0
-    seen_at: int = 0
-
-    def add(self, replica: Replica) -> None:
-        self.seen_at = max(self.seen_at, replica.seen_at)
-        if replica.stopping:
-            self.stopping += 1
-        elif replica.suspected:
-            self.suspected += 1
-        else:
-            self.fresh += 1
-            self.busy += replica.busy
-
-    def slots(self, agent: Agent) -> int:
-        """By how much the registered capacity is multiplied."""
-        return self.fresh or self.suspected or int(agent.grace_until > 0)
-
-
-def _lives(service: Service, names: Sequence[str], agents: Sequence[Agent]) -> list[_Life]:
-    everybody = _Life()
-    listed = []
-    for replica in service.replicas.values():
-        if replica.names is None:
-            everybody.add(replica)
-        else:
-            listed.append(replica)
-    if not listed:
-        return [everybody] * len(names)
-    lives = []
-    for name in names:
-        life = _Life(
-            everybody.fresh, everybody.suspected, everybody.stopping, everybody.busy, everybody.seen_at
-        )
-        for replica in listed:
-            if name in replica.names:  # type: ignore[operator]
-                life.add(replica)
-        lives.append(life)
-    return lives
-
-
-def _state(agent: Agent, life: _Life, learning: bool) -> str:
-    if not life.slots(agent):
-        return "draining" if life.stopping else "gone"
-    if agent.hold:
-        return agent.hold
-    if life.suspected:
-        return "degraded" if life.fresh else "suspected"
-    if learning:
-        return "learning"
-    return "running" if life.busy else "idle"
-
-
-def _covers(replica: Replica, name: str) -> bool:
-    return replica.names is None or name in replica.names
-
-
-_TEXTS = pa.list_(pa.string())
-AGENTS_SCHEMA = pa.schema(
-    [
-        ("agent", pa.string()),
-        ("service", pa.string()),
-        ("capabilities", _TEXTS),
-        ("description", pa.string()),
-        ("cell", pa.string()),
-        ("capacity", pa.int64()),
-        ("price", pa.int64()),
-        ("timeout", pa.int64()),
-        ("tenants", _TEXTS),
-        ("fallback", pa.bool_()),
-        ("registered_at", pa.int64()),
-        ("seen_at", pa.int64()),
-        ("grace_until", pa.int64()),
-        ("hold", pa.string()),
-        ("block", pa.int64()),
-    ]
-)
-REPLICAS_SCHEMA = pa.schema(
-    [
-        ("service", pa.string()),
-        ("replica", pa.string()),
-        ("names", _TEXTS),
-        ("stopping", pa.bool_()),
-        ("busy", pa.int64()),
-        ("seen_at", pa.int64()),
-        ("suspected", pa.bool_()),
-    ]
-)
-BLOCKS_SCHEMA = pa.schema(
-    [
-        ("service", pa.string()),
-        ("block", pa.int64()),
-        ("urgent", pa.int64()),
-        ("soft", pa.bool_()),
-        ("published_at", pa.int64()),
-    ]
-)
-SERVICES_SCHEMA = pa.schema([("service", pa.string()), ("hold", pa.string())])
-_TIMES = ("offset", "called_at", "watch_from", "check_at", "forget_at", "sent_at", "turns")
-TIMES_SCHEMA = pa.schema([(name, pa.int64()) for name in _TIMES])
-
-
-def dump(registry: Registry) -> dict[str, pa.RecordBatch]:
-    """The registry as record batches by name, sorted by key."""
-    services = sorted(registry.services.items())
-    agents = [
-        {"agent": name} | {key: getattr(agent, key) for key in AGENTS_SCHEMA.names[1:]}
-        for name, agent in sorted(registry.agents.items())
-    ]
-    replicas = [
-        {"service": service_name, "replica": name}
-        | {key: getattr(replica, key) for key in REPLICAS_SCHEMA.names[3:]}
-        | {"names": None if replica.names is None else sorted(replica.names)}
-        for service_name, service in services
-        for name, replica in sorted(service.replicas.items())
-    ]
-    blocks = [
-        {"service": service_name, "block": number}
-        | {key: getattr(block, key) for key in BLOCKS_SCHEMA.names[2:]}
-        for service_name, service in services
-        for number, block in sorted(service.blocks.items())
-    ]
-    holds = [{"service": name, "hold": service.hold} for name, service in services]
-    times = [{name: getattr(registry, name) for name in _TIMES}]
-    return {
-        "agents": pa.RecordBatch.from_pylist(agents, AGENTS_SCHEMA),
-        "replicas": pa.RecordBatch.from_pylist(replicas, REPLICAS_SCHEMA),
-        "blocks": pa.RecordBatch.from_pylist(blocks, BLOCKS_SCHEMA),
-        "services": pa.RecordBatch.from_pylist(holds, SERVICES_SCHEMA),
-        "times": pa.RecordBatch.from_pylist(times, TIMES_SCHEMA),
-    }
-
-
 def load(batches: Mapping[str, pa.RecordBatch]) -> Registry:
     """The registry that was dumped."""
-    registry = Registry(**batches["times"].to_pylist()[0])
-    for row in batches["services"].to_pylist():
-        registry.services[row["service"]] = Service(hold=row["hold"])
-    for row in batches["blocks"].to_pylist():
-        service = registry.services[row.pop("service")]
-        service.blocks[row.pop("block")] = Block(**row)
-    for row in batches["replicas"].to_pylist():
-        service = registry.services[row.pop("service")]
-        names = row.pop("names")
-        service.replicas[row.pop("replica")] = Replica(None if names is None else frozenset(names), **row)
-    for row in batches["agents"].to_pylist():
-        name = row.pop("agent")
-        row["capabilities"] = tuple(row["capabilities"])
-        row["tenants"] = None if row["tenants"] is None else tuple(row["tenants"])
-        agent = registry.agents[name] = Agent(**row)
-        block = registry.services[agent.service].blocks[agent.block]
-        block.names.add(name)
-        block.size += agent.size
+    registry = Registry()
+    fill(registry, batches)
     return registry

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from aos.agents import registry
+from aos.agents import registry, registry_state
 from aos.agents.registry import Limits, Registry
 from aos.codecs.settings import Settings
 from aos.codecs.topics import LANES
@@ -52,7 +52,7 @@ def initial(partition: int) -> Registry:
 
 def dump(state: Registry) -> dict[str, pa.RecordBatch]:
     """The state as record batches."""
-    return registry.dump(state)
+    return registry_state.dump(state)
 
 
 def load(partition: int, batches: Mapping[str, pa.RecordBatch]) -> Registry:
