@@ -54,9 +54,10 @@ def started(stack: LocalStack) -> LocalStack:
     try:
         stack.start()
     except StackError as error:
+        said = f"{error.detail} {error.hint}"
         if os.environ.get("AOS_REQUIRE_STACK") or os.environ.get("CI"):
-            pytest.fail(f"the local stack is required here and did not start: {error}", pytrace=False)
-        pytest.skip(f"the local stack did not start: {error}")
+            pytest.fail(f"the local stack is required here and did not start: {said}", pytrace=False)
+        pytest.skip(f"the local stack did not start: {said}")
     return stack
 
 

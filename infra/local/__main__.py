@@ -35,7 +35,7 @@ def main() -> int:
             stack.host.say(f"up ({took}); Ctrl-C stops it")
             ended.wait()
     except StackError as error:
-        stack.host.say(str(error))
+        stack.host.say(f"{error.detail} {error.hint}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -108,7 +108,8 @@ def progress(host: Host, what: str, folder: Path) -> Iterator[None]:
 
     def tick() -> None:
         while not done.wait(PROGRESS_EVERY_S):
-            host.say(f"  … {what}: {folder_size(folder) / 1e6:.0f} MB, {time.monotonic() - began:.0f} s")
+            size = folder_size(folder) // 1_000_000
+            host.say(f"  … {what}: {f'{size} MB, ' if size else ''}{time.monotonic() - began:.0f} s")
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()

