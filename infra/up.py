@@ -96,7 +96,7 @@ class Up:
         return self.stack.children.spawn(
             name,
             argv,
-            env={**_outside(), **environment(self.settings)},
+            env={**outside(), **environment(self.settings)},
             log_path=self.log_file(group, ordinal),
             restart=True,
             nice=NICE.get(group, 0),
@@ -154,7 +154,7 @@ def worker_name(group: str, ordinal: int) -> str:
     return f"worker-{group}-{ordinal}"
 
 
-def _outside() -> dict[str, str]:
+def outside() -> dict[str, str]:
     """The environment without our own settings: those come from the Settings object alone."""
     keep = ("AOS_CACHE", "AOS_FAULT")
     return {name: value for name, value in os.environ.items() if not name.startswith("AOS_") or name in keep}

@@ -1,0 +1,53 @@
+"""Which AOS a command talks to: the servers of the settings, the running local stack, or a private one for the call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aos.agents.sdk.connection import running_stack
+from aos.codecs.errors import StackError
+from aos.codecs.settings import Settings
+from aos.infra.cli.output import note
+from aos.infra.settings import load
+
+
+def found() -> Settings | None:
+    """Settings with addresses: given ones, else those of the running local stack; None when there is neither."""
+    settings = load()
+    if settings.bootstrap and settings.database_url:
+        return settings
+    stack = running_stack()
+    if stack is None:
+        return None
+    return dataclasses.replace(
+        settings,
+        bootstrap=settings.bootstrap or stack["bootstrap"],
+        database_url=settings.database_url or stack["database_url"],
+        prefix=settings.prefix or stack["prefix"],
+        partitions=stack["partitions"],
+    )
+
+
+def required() -> Settings:
+    """Settings with addresses, or a StackError that says what to do."""
+    settings = found()
+    if settings is None:
+        raise StackError("no AOS is running here", "run `aos up` in another terminal, or set AOS_BOOTSTRAP and "
+                         "AOS_DATABASE_URL", "AOS6002")  # fmt: skip
+    return settings
+
+
+@contextmanager
+def at_hand() -> Iterator[Settings]:
+    """The AOS at hand; when there is none, a private one for the time of the call."""
+    settings = found()
+    if settings is not None:
+        yield settings
+        return
+    from aos.infra.up import Up
+
+    note("no AOS is running: starting a private one for this call (about 15 s) …")
+    with Up(load(), say=note) as up:
+        yield up.settings
