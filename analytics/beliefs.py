@@ -119,6 +119,12 @@ class Beliefs:
         deviation = np.minimum(np.sqrt(terms @ variances.T), np.float32(PRIOR_DEVIATION))
         return Prediction(score, deviation, similarity, latency, cost, count)
 
+    def typical(self, domain: str, task_kind: str | None) -> Floats:
+        """The surface [16] of a typical task of the kind: the mean of what was learned from, zeros before."""
+        kind = task_kind or ALL_KINDS
+        table = self.tables.get((domain, kind)) or self.tables.get((domain, ALL_KINDS))
+        return np.zeros(SURFACE_SIZE, np.float32) if table is None else table.means
+
     def outcomes(self, agents: Sequence[str]) -> Doubles:
         """Outcomes learned of each agent over all domains and kinds, after discounts: [n]; what register asks."""
         slots = self._slots(agents)
