@@ -10,7 +10,7 @@ import sys
 import typer
 
 from aos.codecs.errors import AosError
-from aos.infra.cli import workers
+from aos.infra.cli import look, run, work
 
 app = typer.Typer(
     name="aos",
@@ -19,7 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-workers.add(app)
+for module in (run, work, look):
+    module.add(app)
 
 
 def main() -> None:

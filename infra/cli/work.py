@@ -59,13 +59,13 @@ def submit(
 
 
 def _from_file(file: Path) -> list[dict[str, Any]]:
-    from aos.codecs.json import from_json
+    from aos.codecs.json import read
     from aos.codecs.schemas import RECORDS
 
     text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     found = json.loads(text)
     objects = found if isinstance(found, list) else [found]
-    rows = [from_json(json.dumps(each).encode(), RECORDS["request"]) for each in objects]
+    rows = [read(json.dumps(each).encode(), RECORDS["request"]).to_pylist()[0] for each in objects]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
@@ -123,7 +123,8 @@ async def _results(follow: bool, tenant: str, output: Form) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     code = f" {row['code']}" if row["code"] else ""
-    return f"{row['finished_at']:%H:%M:%S} {row['id'] or row['request_id'].hex()} {row['status']}{code} by {', '.join(row['agents'])}"
+    id, agents = row["id"] or row["request_id"].hex(), ", ".join(row["agents"])
+    return f"{row['finished_at']:%H:%M:%S} {id} {row['status']}{code} by {agents}"
 
 
 def feedback(

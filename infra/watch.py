@@ -1,0 +1,117 @@
+"""How AOS is, asked from outside: lag and age of every processor's input, what is in flight, who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from aos.codecs.settings import Settings
+from aos.infra.runtime import reads
+from aos.streams.topology import PROCESSORS
+
+READ_S = 5.0
+
+
+@dataclass(frozen=True)
+class Lag:
+    """One processor: messages it has not done yet, and how old the oldest of them is."""
+
+    processor: str
+    members: int
+    lag_messages: int
+    oldest_age_s: float | None
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "processor": self.processor,
+            "members": self.members,
+            "lag_messages": self.lag_messages,
+            "oldest_age_s": self.oldest_age_s,
+        }
+
+
+async def lags(settings: Settings) -> list[Lag]:
+    """Every processor's lag, in the topology's order. Raises KafkaError when the broker does not answer."""
+    common = {"bootstrap_servers": settings.bootstrap}
+    admin = AIOKafkaAdminClient(**common)
+    consumer = AIOKafkaConsumer(**common, enable_auto_commit=False)
+    await admin.start()
+    await consumer.start()
+    try:
+        groups = [f"{settings.prefix}aos.{name}" for name in PROCESSORS]
+        members = await _members(admin, groups)
+        return [await _lag(settings, admin, consumer, name, members) for name in PROCESSORS]
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def _members(admin: Any, groups: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for answer in await admin.describe_consumer_groups(groups):
+        for _, group, _, _, _, people, *_ in answer.groups:
+            found[group] = len(people)
+    return found
+
+
+async def _lag(settings: Settings, admin: Any, consumer: Any, name: str, members: dict[str, int]) -> Lag:
+    group = f"{settings.prefix}aos.{name}"
+    committed = await admin.list_consumer_group_offsets(group)
+    partitions = []
+    for topic in reads(PROCESSORS[name], settings.tenants):
+        known = await _partitions(consumer, settings.prefix + topic)
+        partitions += [TopicPartition(settings.prefix + topic, partition) for partition in known]
+    ends = await consumer.end_offsets(partitions)
+    begins = await consumer.beginning_offsets(partitions)
+    lag, oldest = 0, None
+    for partition in partitions:
+        at = committed[partition].offset if partition in committed else -1
+        at = max(at, begins[partition])
+        if ends[partition] <= at:
+            continue
+        lag += ends[partition] - at
+        age = await _age(consumer, partition, at)
+        oldest = age if oldest is None else max(oldest, age or 0.0)
+    return Lag(name, members.get(group, 0), lag, oldest)
+
+
+async def _partitions(consumer: Any, topic: str) -> list[int]:
+    await consumer._client._wait_on_metadata(topic)
+    return sorted(consumer.partitions_for_topic(topic) or ())
+
+
+async def _age(consumer: Any, partition: TopicPartition, offset: int) -> float | None:
+    """Seconds since the broker took the first message not done yet."""
+    consumer.assign([partition])
+    consumer.seek(partition, offset)
+    try:
+        async with asyncio.timeout(READ_S):
+            message = await consumer.getone()
+    except TimeoutError:
+        return None
+    return round(max(0.0, time.time() - message.timestamp / 1000), 3)
+
+
+async def topics(settings: Settings) -> list[dict[str, Any]]:
+    """Every topic under the prefix with partitions and messages kept."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        names = sorted(name for name in await consumer.topics() if name.startswith(settings.prefix + "aos."))
+        found = []
+        for name in names:
+            partitions = [TopicPartition(name, number) for number in await _partitions(consumer, name)]
+            ends = await consumer.end_offsets(partitions)
+            begins = await consumer.beginning_offsets(partitions)
+            kept = sum(ends[p] - begins[p] for p in partitions)
+            found.append(
+                {"topic": name[len(settings.prefix) :], "partitions": len(partitions), "messages": kept}
+            )
+        return found
+    finally:
+        await consumer.stop()
