@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
+from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as drv
 from faust.types import TP
 
@@ -223,6 +224,11 @@ class SafeConsumer(drv.Consumer):
             self.flights.pop(TP(*tp), None)
             self._epochs[TP(*tp)] += 1
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:
+            self.once_restored.set()
+
     # positions
 
     async def perform_seek(self) -> None:
@@ -284,6 +290,13 @@ class SafeConsumer(drv.Consumer):
     def _assigned(self) -> frozenset[TP]:
         acking = self.app.topics.acks_enabled_for
         return frozenset(TP(*tp) for tp in self.assignment() if acking(tp[0]))
+
+
+class NoTables(TableManager):
+    """There are none: the second that Faust waits for them at each start would only lengthen a recovery."""
+
+    async def sleep(self, n: Any, *, loop: Any = None) -> None:
+        await asyncio.sleep(0)
 
 
 class SilentProducer(drv.Producer):

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from aos.codecs.errors import AosError, SettingsError
 from aos.streams.processor import Law, Processor, View, Views
 from aos.streams.shell.codec import DEAD_LETTERS, SNAPSHOTS, Codec
-from aos.streams.shell.consumer import SafeConsumer, SafeTransport
+from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.loop import Kit
 from aos.streams.shell.metrics import Metrics
@@ -99,6 +99,7 @@ def make_app(processor: Processor, topics: Sequence[str], options: Options) -> A
         topic_disable_leader=True,
         web_enabled=False,
         worker_redirect_stdouts=False,
+        TableManager=NoTables,
         datadir=f"/tmp/aos-faust-{name}",  # named, never written: no tables
     )
     app.options = options

@@ -1,0 +1,192 @@
+"""What goes wrong around a worker: refused outputs, slow steps, missing topics, a store that goes away.
+
+What breaking the code showed is said in each docstring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import Feeder, Stand
+from toys import SLOW
+
+from aos.codecs.schemas import RECORDS
+from aos.codecs.wire import decode
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+async def stand(bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stand]:
+    found = Stand(bootstrap, topic_prefix, tmp_path, ["toy-row"])
+    await found.topics(1)
+    yield found
+    await found.close()
+
+
+async def limit(stand: Stand, topic: str, size: int) -> None:
+    """Change what the broker accepts behind the worker's back."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
+    await admin.start()
+    kind, real = ConfigResourceType.TOPIC, stand.prefix + topic
+    configs = {"max.message.bytes": str(size), "message.timestamp.type": "LogAppendTime"}
+    await admin.alter_configs([ConfigResource(kind, real, configs)])
+    await admin.close()
+
+
+async def test_shell_crashes_before_the_ack_when_an_output_is_refused(stand: Stand) -> None:
+    """The broker refuses an output: exit 70, the input is not committed and comes again.
+
+    With the exception of `Producer.deliver` swallowed, the input is committed and the output is lost.
+    """
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows(range(1, 6))
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        await limit(stand, "toy.small", 100)
+        await feeder.rows(range(6, 400))
+        await feeder.producer.flush()
+        assert await worker.end(signal.SIGCONT, timeout=20) == 70, worker.tail()
+        assert (await stand.committed("toy-row"))[("toy.rows", 0)] == 1
+        await limit(stand, "toy.small", 1 << 20)
+        again = await stand.worker()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0
+    assert {row[0] for row in await stand.rows("toy.small")} == set(range(1, 400))
+
+
+async def test_shell_keeps_poison_with_its_origin_before_it_goes_on(stand: Stand) -> None:
+    """Bad bytes: the dead letter has code, origin and original bytes, and is acknowledged before the offset moves.
+
+    With the dead letters sent without waiting, the offset is committed although the broker refused them.
+    """
+    poison = b"\xff\xff\xff\xff\x10\x00\x00\x00 not arrow"
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([1])
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        await limit(stand, "aos.dead-letters", 100)
+        await feeder.raw(poison)
+        await feeder.rows([2])
+        await feeder.producer.flush()
+        assert await worker.end(signal.SIGCONT, timeout=20) == 70, worker.tail()
+        assert (await stand.committed("toy-row"))[("toy.rows", 0)] == 1
+        await limit(stand, "aos.dead-letters", 1 << 20)
+        again = await stand.worker()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0
+    letters = [decode(r.value, {}, RECORDS["dead-letter"]) for r in await stand.records("aos.dead-letters")]
+    row = letters[0].to_pylist()[0]
+    assert (row["processor"], row["code"], row["topic"], row["partition"], row["offset"]) == (
+        "toy-row", "AOS1001", "toy.rows", 0, 1,
+    )  # fmt: skip
+    assert row["body"] == poison
+    assert {row[0] for row in await stand.rows("toy.small")} == {1, 2}
+
+
+async def test_shell_commits_nothing_before_a_slow_step_is_done(stand: Stand) -> None:
+    """SIGTERM in a step of 1.5 s: it ends, its output is acknowledged, then the commit, then exit 0.
+
+    With the offsets finished before the send, the commit passes the running step.
+    """
+    stand.extra["slow_s"] = 1.5
+    stand.settings["ack_delay_s"] = 0.5
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([1])
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        await feeder.rows([SLOW])
+        for id in range(2, 50):
+            await feeder.rows([id])
+        await feeder.producer.flush()
+        await asyncio.sleep(0.4)
+        began = time.monotonic()
+        ending = asyncio.create_task(worker.end())
+        while not ending.done():
+            done = (await stand.committed("toy-row"))[("toy.rows", 0)]
+            assert done <= len(await stand.records("toy.small"))
+            await asyncio.sleep(0.1)
+        assert await ending == 0, worker.tail()
+        assert time.monotonic() - began < 10
+        outputs = len(await stand.records("toy.small"))
+        assert (await stand.committed("toy-row"))[("toy.rows", 0)] <= 50
+        assert outputs >= 1
+
+
+async def test_shell_leaves_without_a_commit_when_a_stop_waits_too_long(stand: Stand) -> None:
+    """Outputs that are not acknowledged within the time of a stop: exit 75, nothing committed.
+
+    With `wait_empty` of Faust instead of `settle` the worker hangs for ever.
+    """
+    stand.settings.update(ack_delay_s=60.0, stop_s=1.0)
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([1])
+        await feeder.producer.flush()
+        await asyncio.sleep(0.7)
+        assert await worker.end(timeout=10) == 75, worker.tail()
+    assert (await stand.committed("toy-row")).get(("toy.rows", 0), -1) <= 0
+
+
+async def test_shell_refuses_to_start_without_its_topics(bootstrap: str, tmp_path: Path) -> None:
+    """Faust alone reports ready and sits idle."""
+    stand = Stand(bootstrap, "no-such-prefix.", tmp_path, ["toy-row"])
+    worker = await stand.spare()
+    await worker.go(ready=False)
+    async with asyncio.timeout(20):
+        assert await worker.process.wait() == 78
+    assert "toy.rows" in worker.tail()
+
+
+async def test_shell_sink_writes_each_row_once_although_it_goes_away(
+    stand: Stand, measured: Callable[[str], None]
+) -> None:
+    """The store is away twice in mid-stream and the worker is killed twice: each row is there once, in order.
+
+    With the bundle kept over the absence rows are there twice; without the seek to the store's offsets some
+    are missing.
+    """
+    stand.processors = ["toy-store"]
+    stand.settings["bundle_s"] = 0.1
+    flag = stand.folder / "away"
+    worker, spare = await stand.worker(), await stand.spare()
+    async with Feeder(stand, "toy.in", 1) as feeder, Feeder(stand, "toy.rows", 1) as other:
+        other.sent = 10**6
+        feeder.begin()
+        other.begin()
+        for _ in range(2):
+            await asyncio.sleep(0.7)
+            flag.touch()
+            await asyncio.sleep(0.7)
+            flag.unlink()
+            await asyncio.sleep(0.6)
+            await worker.end(signal.SIGKILL)
+            worker, spare = spare, await stand.spare()
+            await worker.go()
+        await asyncio.sleep(0.3)
+        await feeder.finish()
+        await other.finish()
+        seconds = await stand.caught_up("toy-store", "toy.in") + await stand.caught_up(
+            "toy-store", "toy.rows"
+        )
+        assert await worker.end() == 0, worker.tail()
+        expected = [*range(1, feeder.sent + 1), *range(10**6 + 1, other.sent + 1)]
+    stored = json.loads((stand.folder / "sink.json").read_text())["rows"]
+    measured(f"sink away twice, killed twice: {len(stored)} rows once each, caught up in {seconds:.1f} s")
+    assert sorted(stored) == expected
+    assert [id for id in stored if id < 10**6] == expected[: feeder.sent]
