@@ -255,7 +255,7 @@ def _moments(gram: Doubles) -> tuple[Doubles, Doubles]:
 
 def _affine(means: Doubles, scales: Doubles) -> Doubles:
     """The matrix that takes (1, x) to (1, (x - mean) / scale)."""
-    affine: Doubles = np.eye(TERMS)
+    affine = np.eye(TERMS)
     affine[1:, 0] = -means / scales
     affine[1:, 1:] = np.diag(1.0 / scales)
     return affine
@@ -267,14 +267,14 @@ def _start(prior: Doubles | None, affine: Doubles) -> Doubles:
         start = np.zeros(TERMS)
         start[0] = PRIOR_SCORE
         return start
-    start = np.linalg.solve(affine.T, prior)
+    start = np.asarray(np.linalg.solve(affine.T, prior), np.float64)
     start[0] = min(max(start[0], 0.0), 1.0)
     return start
 
 
 def _sum_by(groups: Ints, count: int, values: Doubles) -> Doubles:
     """Sum values [n, ...] by group: [count, ...]."""
-    total: Doubles = np.zeros((count, *values.shape[1:]))
+    total = np.zeros((count, *values.shape[1:]))
     if len(groups):
         order = np.argsort(groups, kind="stable")
         found, starts = np.unique(groups[order], return_index=True)
@@ -290,8 +290,7 @@ def _ridge(precision: Doubles, grams: Doubles, moments: Doubles, start: Doubles 
     """The ridge solution's difference from `start` (from zero when None)."""
     if start is not None:
         moments = moments - _times(grams, start)
-    solved: Doubles = np.linalg.solve(precision + grams, moments[..., None])[..., 0]
-    return solved
+    return np.asarray(np.linalg.solve(precision + grams, moments[..., None])[..., 0], np.float64)
 
 
 def _noise(squares: Doubles, grams: Doubles, moments: Doubles, weights: Doubles) -> float:
