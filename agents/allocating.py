@@ -1,0 +1,236 @@
+"""How one attempt gets its agent: each alternative's chance of being the best, a draw, and who of equals takes it.
+
+Decides, for a row: (1) the chance of each alternative to be the best, from its posterior; (2) which alternatives
+cannot be told apart (an *arm*); (3) by a draw which arm with a free slot takes the row; (4) without randomness who
+of the arm. The logged probability is that of the arm among those with a free slot.
+
+in: posterior means and deviations [rows, alternatives]; slots of the alternatives; a number in 0..1 a row.
+state: `Slot.served` and `Slot.turn` (agents/load.py), the rotation of the control arm.
+cost: 512 rows of 8 alternatives: see benchmarks; 5-8 us a row for the chances, 3 us for the choice.
+source: probability matching (Thompson 1933), computed instead of sampled, so that it can be logged; spreading by
+    start-time fair queueing (Goyal, Vin, Cheng 1996) with agents in the place of flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+
+from aos.agents.load import Slot
+
+NODES = 9  # a row's grid has so many points for each alternative: error < .5 points (tests), 6 gave 1.2
+REACH = 3.5  # deviations to each side that the grid covers; outside lies .05 % of a posterior
+DEVIATION_MIN = 1e-4
+BLOCK_VALUES = 1 << 17  # values of one intermediate array: half a megabyte, stays in the cache
+TIE_SCORE = 1e-3  # means so near are equal: a difference in score that nobody would notice
+TIE_DEVIATIONS = 0.1  # .. or so near in deviations: either is then the better one with .53 at most
+TIE_RATIO = 1.5  # .. if neither is known so much better than the other: else exploring one is worth more
+REST_MIN = 0.02  # chances of the free ones that sum to less are mostly error: then those are compared anew
+LOAD_SLACK = 0.5  # of an arm only members whose load per slot is so near the least take part in the spreading
+SERVED_LAG = 4.0  # rounds an agent that was away may catch up
+ROTATIONS_MAX = 10_000
+DRAW_BITS = 24  # as many as a 32-bit float holds, so that the logged draw is the draw
+
+
+class Choice(NamedTuple):
+    """What was chosen: the alternative's position, the probability of the whole choice, whether capacity kept the
+    best alternative (and all its equals) out."""
+
+    position: int
+    probability: float
+    overridden: bool
+
+
+def draw(key: bytes, salt: int) -> float:
+    """A number in [0, 1) that depends on the attempt and the salt only; exact as a 32-bit float."""
+    digest = blake2b(key, digest_size=4, key=(salt & (1 << 64) - 1).to_bytes(8, "big"), person=b"aos-draw")
+    return (int.from_bytes(digest.digest(), "big") >> (32 - DRAW_BITS)) / (1 << DRAW_BITS)
+
+
+def chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The chance of each alternative to have the highest score: float64 [rows, alternatives], rows sum to 1.
+
+    Scores are independent normals cut to 0..1. `present` marks real alternatives (False: padding, chance 0); a
+    row without any gives zeros. P(i is best) is the integral of prod F_j (j != i) over dF_i, by the trapezoid rule
+    on a grid made for the row: every alternative puts `NODES` points where it and the maximum can lie, so that
+    narrow posteriors are seen beside wide ones.
+
+    >>> chances(np.array([[0.6, 0.5]]), np.array([[0.1, 0.1]]), np.ones((1, 2), bool)).round(2).tolist()
+    [[0.76, 0.24]]
+    """
+    rows, count = mean.shape
+    result = np.zeros((rows, count))
+    if not rows or not count:
+        return result
+    step = max(1, BLOCK_VALUES // (count * count * NODES))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        result[part] = _chances(mean[part], deviation[part], present[part])
+    return result
+
+
+def _chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.ndarray:
+    m = np.clip(mean, 0.0, 1.0).astype(np.float32).T[:, :, None]  # [alternatives, rows, 1]
+    s = np.maximum(deviation, DEVIATION_MIN).astype(np.float32).T[:, :, None]
+    here = present.T[:, :, None]
+    low = np.where(here, np.maximum(m - REACH * s, 0), 0).max(axis=0)  # below it, somebody is surely better
+    high = np.maximum(np.where(here, np.minimum(m + REACH * s, 1), low), low)
+    bottom = np.maximum(np.maximum(m - REACH * s, 0), low)
+    share = np.linspace(0, 1, NODES, dtype=np.float32)
+    grid = bottom + np.maximum(high - bottom, 0) * share  # [alternatives, rows, nodes]
+    x = np.sort(grid.transpose(1, 0, 2).reshape(m.shape[1], -1), axis=1)  # [rows, alternatives * nodes]
+    floor, ceiling = _normal(-m / s), _normal((1 - m) / s)
+    below = np.clip(
+        (_normal((x - m) / s) - floor) / (ceiling - floor), 0, 1
+    )  # F_i(x): [alternatives, rows, grid]
+    below = np.where(here, below, np.float32(1))
+    others = _products_of_others(below)
+    middle = (others[:, :, 1:] + others[:, :, :-1]) * np.float32(0.5)
+    found = np.einsum("ark,ark->ra", below[:, :, 1:] - below[:, :, :-1], middle, dtype=np.float64)
+    found += (below[:, :, 0] * others[:, :, 0]).T / np.maximum(present.sum(axis=1, keepdims=True), 1)
+    found = np.where(present, np.maximum(found, 0.0), 0.0)
+    total = found.sum(axis=1, keepdims=True)
+    result: np.ndarray = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+    return result
+
+
+def _normal(z: np.ndarray) -> np.ndarray:
+    """The normal distribution function, within .0002 (Page 1977): two operations instead of an erf."""
+    z = np.clip(z, -6, 6)
+    result: np.ndarray = 1 / (1 + np.exp(z * (np.float32(-1.5957691) - np.float32(0.07056) * z * z)))
+    return result
+
+
+def _products_of_others(values: np.ndarray) -> np.ndarray:
+    """For each i the product of all values but the i-th, along the first axis, without dividing by zeros."""
+    result = np.ones_like(values)
+    for i in range(1, len(values)):
+        np.multiply(result[i - 1], values[i - 1], out=result[i])
+    after = values[-1].copy()
+    for i in range(len(values) - 2, -1, -1):
+        result[i] *= after
+        after *= values[i]
+    return result
+
+
+def with_floor(chance: np.ndarray, trial: np.ndarray, present: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Chances in which each alternative on trial has at least `floor` [rows] (at most its equal share).
+
+    A mixture: with probability floor x (number on trial) one of those on trial is drawn evenly, else as before.
+    """
+    least = np.minimum(floor, 1.0 / np.maximum(present.sum(axis=1), 1))[:, None]
+    result: np.ndarray = chance * (1 - least * trial.sum(axis=1, keepdims=True)) + least * trial
+    return result
+
+
+def arms(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Which alternatives cannot be told apart: int64 [rows, alternatives], the position of the arm's leader.
+
+    The leader is the one of highest mean that is in no arm yet; who is equal to the leader joins it. Equal: means
+    at most max(TIE_SCORE, TIE_DEVIATIONS x pooled deviation) apart and deviations at most TIE_RATIO to 1 (or both
+    below TIE_SCORE). Agents that learn equal things stay equal within that; agents that differ leave each
+    other's arm as soon as the difference is a tenth of what is not known about them.
+    """
+    rows, count = mean.shape
+    arm = np.full((rows, count), -1, np.int64)
+    every = np.arange(rows)
+    for _ in range(count):
+        open_ = (arm < 0) & present
+        if not open_.any():
+            break
+        leader = np.where(open_, mean, -np.inf).argmax(axis=1)
+        m, s = mean[every, leader][:, None], deviation[every, leader][:, None]
+        pooled = np.sqrt((deviation**2 + s**2) / 2)
+        near = np.abs(mean - m) <= np.maximum(TIE_SCORE, TIE_DEVIATIONS * pooled)
+        wide, narrow = np.maximum(deviation, s), np.minimum(deviation, s)
+        joins = open_ & near & (wide <= np.maximum(TIE_RATIO * narrow, TIE_SCORE))
+        joins[every, leader] |= open_[every, leader]
+        arm = np.where(joins, leader[:, None], arm)
+    return arm
+
+
+def choose(
+    slots: Sequence[Slot],
+    chance: Sequence[float],
+    arm: Sequence[int],
+    u: float,
+    rest: Callable[[Sequence[int]], Sequence[float]],
+) -> Choice | None:
+    """Who takes a row: an arm by its chance among those with a free slot, in it the one whose turn it is.
+
+    `rest(free)` gives the chances to be the best of the free ones (as long as `chance`), for when hardly any chance
+    is left without those that are not. None when no alternative has a free slot. Changes nothing: see `charge`.
+    """
+    free = [i for i, slot in enumerate(slots) if slot.load < slot.limit]
+    if not free:
+        return None
+    total = 0.0
+    for i in free:
+        total += chance[i]
+    best = arm[max(range(len(slots)), key=chance.__getitem__)] if len(free) < len(slots) else None
+    if total < REST_MIN:
+        chance = rest(free)
+        total = sum(chance[i] for i in free)
+    target, drawn = u * total, free[-1]
+    for i in free:
+        target -= chance[i]
+        if target < 0:
+            drawn = i
+            break
+    own = arm[drawn]
+    members = [i for i in free if arm[i] == own]
+    overridden = best is not None and all(arm[i] != best for i in free)
+    if len(members) == len(free):
+        return Choice(_turn(slots, members), 1.0, overridden)
+    mass = chance[drawn] if len(members) == 1 else sum(chance[i] for i in members)
+    return Choice(_turn(slots, members), mass / total, overridden)
+
+
+def _turn(slots: Sequence[Slot], members: Sequence[int]) -> int:
+    """Whose turn it is among equals: of those not much more loaded than the least loaded one, the least served in
+    relation to its slots, then the one whose last turn is longest ago."""
+    if len(members) == 1:
+        return members[0]
+    least = min(slots[i].load / slots[i].limit for i in members) + LOAD_SLACK
+    near = [i for i in members if slots[i].load / slots[i].limit <= least]
+    behind = max(slots[i].served for i in members) - SERVED_LAG
+    return min(near, key=lambda i: (max(slots[i].served, behind), slots[i].turn, slots[i].agent))
+
+
+def charge(slots: Sequence[Slot], arm: Sequence[int], index: int, turn: int) -> None:
+    """Count an assignment to the alternative at `index` for the spreading."""
+    chosen = slots[index]
+    behind = max(slot.served for slot, own in zip(slots, arm, strict=True) if own == arm[index]) - SERVED_LAG
+    chosen.served = max(chosen.served, behind) + 1.0 / max(chosen.limit, 1)
+    chosen.turn = turn
+
+
+class Rotation:
+    """The control arm: each (domain, kind of work) goes round its free alternatives in the order of their names."""
+
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, str], str] = {}
+
+    def choose(self, subject: tuple[str, str], slots: Sequence[Slot]) -> Choice | None:
+        """The next free one after the last; None when no alternative has a free slot."""
+        free = [i for i, slot in enumerate(slots) if slot.load < slot.limit]
+        if not free:
+            return None
+        last = self.last.get(subject, "")
+        index = min(free, key=lambda i: _after(slots[i].agent, last))
+        wanted = min((slot.agent for slot in slots), key=lambda agent: _after(agent, last))
+        return Choice(index, 1.0 / len(free), slots[index].agent != wanted)
+
+    def took(self, subject: tuple[str, str], agent: str) -> None:
+        """The rotation goes on after `agent`; the subject not seen for longest is forgotten above the bound."""
+        self.last.pop(subject, None)
+        self.last[subject] = agent
+        if len(self.last) > ROTATIONS_MAX:
+            del self.last[next(iter(self.last))]
+
+
+def _after(agent: str, last: str) -> tuple[bool, str]:
+    return agent <= last, agent

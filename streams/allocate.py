@@ -1,0 +1,313 @@
+"""Allocate chooses, and nobody else: which agent does an attempt, by chance and capacity; in which order they start.
+
+in: aos.ready.p0 to p3 (attempts that may start), aos.releases (slots that are free again), a call without rows now
+    and then (the fleet may have changed); views: fleet, strategies.
+out: first aos.decisions (the journal, at this partition), then aos.ledger (assigned or refused, at the row's home).
+key: attempt = (request_id, round, step, attempt); each has one decision, whatever is repeated.
+state: who holds slots, who waits, tenants' clocks, the rotation of the control arm: agents/load.py, lanes.py,
+    allocating.py.
+order: any order of the input topics. A repeated ready row gets the journaled decision again; a release of an
+    attempt that waits drops it; a release that comes before its ready row keeps that row from being decided.
+restart: `adopt` takes in what the journal holds beyond the snapshot; those decisions go to the ledger again at the
+    first step, because nobody knows whether they did. Steps below the commit must NOT be muted: with another
+    order of the topics or another fleet a row may be decided now that waited then.
+refused: nobody among the alternatives will start it here (AOS3010); the agent went away after the decision (AOS3009).
+errors: AOS1005 for a posterior that is no number.
+cost: 128 rows of 8 alternatives in and out: 2-3 ms, about 20 us a row (streams/allocate.py is measured in
+    benchmarks/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from aos.agents import allocating
+from aos.agents.fleet import Fleet
+from aos.agents.lanes import Lanes, Verdict, Waiting
+from aos.agents.load import Attempt, Load, Told
+from aos.analytics.strategies import Strategies
+from aos.codecs.settings import Settings
+from aos.codecs.topics import LANES
+from aos.streams.allocate_rows import (
+    DECISIONS,
+    Block,
+    Decided,
+    decision_rows,
+    gather,
+    gone_rows,
+    keys_of,
+    ledger_outputs,
+    told_of,
+)
+from aos.streams.allocate_state import State, as_gone, batches_of, state_of, waiting_row
+from aos.streams.processor import Batch, Output, Step, Views
+
+FLEET, STRATEGIES, RELEASES = "aos.agent-states", "aos.strategies", "aos.releases"
+ROUND_ROBIN = "round-robin"
+WATCH_US = 500_000  # how often the fleet is looked at while somebody waits or works and nothing else comes
+SPARE_ROWS = 1_024  # rows that left blocks still in memory before the blocks are packed anew
+
+
+def initial(partition: int) -> State:
+    """Nobody works, nobody waits."""
+    return State(partition)
+
+
+def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[State]:
+    """Take in one message, then let start what can."""
+    turn = Turn(state, now, views, seed)
+    if batch.topic in LANES and len(batch.rows):
+        block = turn.open(batch.rows)  # whatever is wrong with the rows is said here: nothing is changed yet
+        turn.begin()
+        turn.arrive(block, LANES.index(batch.topic))
+    else:
+        turn.begin()
+        if batch.topic == RELEASES and len(batch.rows):
+            turn.release(batch.rows)
+    turn.start()
+    return turn.end()
+
+
+def adopt(state: State, batch: Batch) -> State:
+    """Take in decisions that the journal holds beyond the snapshot."""
+    for told in told_of(batch.rows):
+        state.epoch_seen = max(state.epoch_seen, told.epoch)
+        state.epoch = state.epoch_seen + 1
+        if told.kind == "assigned":
+            _adopt_assigned(state, told)
+        elif told.agent is None:
+            _adopt_refused(state, told)
+        else:
+            attempt = state.load.attempts.get(told.key)
+            if attempt is not None and len(attempt.answers) == 1:
+                attempt.answers.append(told)
+                state.unsent.append(told.key)
+    return state
+
+
+def _adopt_assigned(state: State, told: Told) -> None:
+    key, load = told.key, state.load
+    if key in load.attempts or key in load.ended:
+        return
+    assert told.agent is not None
+    attempt = Attempt(load.slot(told.agent), told.epoch, [told], adopted=True)
+    load.take(key, attempt)
+    if told.policy == ROUND_ROBIN:
+        state.rotation.took((told.domain, told.task_kind or ""), told.agent)
+    row = state.lanes.drop(key)
+    if row is not None:
+        state.uncharged.append((row.lane, row.tenant))
+        attempt.adopted = False
+    state.unsent.append(key)
+
+
+def _adopt_refused(state: State, told: Told) -> None:
+    key, load = told.key, state.load
+    if key not in load.attempts and key not in load.ended:
+        load.end(key, told)
+        state.lanes.drop(key)
+        state.unsent.append(key)
+
+
+def dump(state: State) -> dict[str, pa.RecordBatch]:
+    """The state as Arrow, the same bytes for the same state."""
+    return batches_of(state)
+
+
+def load(partition: int, batches: Mapping[str, pa.RecordBatch]) -> State:
+    """The state that `dump` gave; its owner is a new one, with an epoch of its own."""
+    return state_of(partition, batches)
+
+
+class Turn:
+    """One step: the state, what was decided, what the ledger is told."""
+
+    def __init__(self, state: State, now: int, views: Views, seed: int) -> None:
+        self._state = state
+        self._load: Load = state.load
+        self._lanes: Lanes[Block] = state.lanes
+        self._now = now
+        self._seed = seed
+        self._fleet: Fleet = views[FLEET]
+        self._strategies: Strategies = views[STRATEGIES]
+        self._settings: Settings = views.settings
+        self._decided: dict[int, tuple[Block, list[Decided]]] = {}
+        self._told: list[Told] = []
+        self._first: list[Output] = []
+
+    def open(self, rows: pa.RecordBatch) -> Block:
+        """Ready rows with the chances that the strategies in force give."""
+        exploration, floor = {}, {}
+        domains = rows.column("domain").to_pylist()
+        for domain in set(domains):
+            strategy = self._strategies.of(domain)
+            exploration[domain] = strategy.exploration
+            floor[domain] = strategy.floor if strategy.version else self._settings.trial_floor
+        explorations = np.array([exploration[domain] for domain in domains])
+        return Block(rows, explorations, np.array([floor[domain] for domain in domains]))
+
+    def begin(self) -> None:
+        """Look at the fleet; settle what an earlier owner left."""
+        state = self._state
+        changed = self._load.follow(self._fleet, self._settings.prefetch)
+        for lane, tenant in state.uncharged:
+            self._lanes.lanes[lane].charge(tenant, self._settings.tenant_weights.get(tenant, 1.0))
+        state.uncharged.clear()
+        for key in state.unsent:
+            self._tell_again(key)
+        state.unsent.clear()
+        if not changed:
+            return
+        for row in self._lanes.rows.values():
+            if not row.block.slots:  # loaded from a snapshot
+                self._give_slots(row.block)
+        for row in list(self._lanes.rows.values()):
+            if self._is_lost(row.block, row.index):
+                self._lanes.drop(row.key)
+                self._refuse(row.block, row.index)
+        self._strand()
+        self._load.forget({slot.agent for row in self._lanes.rows.values() for slot in row.block.slots})
+
+    def arrive(self, block: Block, lane: int) -> None:
+        """Rows of a lane: decided ones are answered again, lost ones refused, the others wait."""
+        self._give_slots(block)
+        load, rows = self._load, self._lanes.rows
+        kept = 0
+        for index, key in enumerate(block.keys):
+            attempt = load.attempts.get(key)
+            if attempt is not None:
+                if attempt.adopted:
+                    attempt.adopted = False
+                    weight = self._settings.tenant_weights.get(block.tenants[index], 1.0)
+                    self._lanes.lanes[lane].charge(block.tenants[index], weight)
+                self._tell_again(key)
+            elif key in load.ended:
+                self._tell_again(key)
+            elif key in rows:
+                continue
+            elif self._is_lost(block, index):
+                self._refuse(block, index)
+            else:
+                kept += 1
+                self._lanes.add(waiting_row(block, index, lane))
+        self._state.block_rows += len(block) if kept else 0
+
+    def release(self, rows: pa.RecordBatch) -> None:
+        """Slots that are free again, and rows that need none any more."""
+        agents, epochs = rows.column("agent").to_pylist(), rows.column("epoch").to_pylist()
+        for key, agent, epoch in zip(keys_of(rows), agents, epochs, strict=True):
+            self._lanes.drop(key)
+            self._load.release(key, agent, epoch)
+
+    def start(self) -> None:
+        """Offer what is free to those who wait."""
+        if self._load.free > 0 and self._lanes.rows:
+            settings = self._settings
+            self._lanes.offer(self._now, settings.lane_age_ms * 1000, settings.tenant_weights, self._take)
+
+    def end(self) -> Step[State]:
+        """The journal's rows first, then the ledger's."""
+        state = self._state
+        for block, decided in self._decided.values():
+            rows, told = decision_rows(block, decided, state.partition, state.epoch, self._now)
+            self._first.append(Output(DECISIONS, rows, state.partition))
+            for item in told:
+                attempt = self._load.attempts.get(item.key)
+                if attempt is not None:
+                    attempt.answers.append(item)
+                else:
+                    self._load.end(item.key, item)
+            self._told += told
+        if self._first:
+            state.epoch_seen = state.epoch
+        self._pack()
+        room = self._load.room
+        full = self._lanes.full(room, max(0, room - len(self._load.attempts)))
+        busy = bool(self._lanes.rows or self._load.attempts)
+        return Step(
+            state,
+            outputs=ledger_outputs(self._told),
+            first=self._first,
+            next_due=self._now + WATCH_US if busy else None,
+            paused=frozenset(LANES[number] for number in full),
+        )
+
+    # inside
+
+    def _give_slots(self, block: Block) -> None:
+        block.slots = self._load.find(block.agents, self._fleet, self._settings.prefetch)
+
+    def _take(self, row: Waiting[Block]) -> Verdict:
+        if self._load.free <= 0:
+            return Verdict.FULL
+        block, index = row.block, row.index
+        start, end = block.start[index], block.start[index + 1]
+        slots = block.slots[start:end]
+        u = allocating.draw(row.key, self._seed)
+        subject = (block.domains[index], block.kinds[index] or "")
+        if block.policies[index] == ROUND_ROBIN:
+            choice = self._state.rotation.choose(subject, slots)
+        else:
+            choice = allocating.choose(
+                slots, block.chance[start:end], block.arm[start:end], u, lambda free: block.rest(index, free)
+            )
+        if choice is None:
+            return Verdict.BLOCKED
+        slot = slots[choice.position]
+        masked = [item.load >= item.limit for item in slots]
+        self._state.turns += 1
+        allocating.charge(slots, block.arm[start:end], choice.position, self._state.turns)
+        if block.policies[index] == ROUND_ROBIN:
+            self._state.rotation.took(subject, slot.agent)
+        self._load.take(row.key, Attempt(slot, self._state.epoch, []))
+        self._keep(
+            block, Decided(index, choice.position, choice.probability, u, choice.overridden, masked, None)
+        )
+        return Verdict.TAKEN
+
+    def _is_lost(self, block: Block, index: int) -> bool:
+        """Whether nobody among the row's alternatives will start any more work here."""
+        return all(slot.lost for slot in block.slots[block.start[index] : block.start[index + 1]])
+
+    def _refuse(self, block: Block, index: int) -> None:
+        count = block.start[index + 1] - block.start[index]
+        violated = f"capacity: 0 of {count} alternatives alive"
+        self._load.end(block.keys[index], None)
+        self._keep(block, Decided(index, -1, 0.0, 0.0, False, [True] * count, violated))
+
+    def _keep(self, block: Block, decided: Decided) -> None:
+        self._decided.setdefault(id(block), (block, []))[1].append(decided)
+
+    def _tell_again(self, key: bytes) -> None:
+        attempt = self._load.attempts.get(key)
+        refusal = self._load.ended.get(key)
+        if attempt is not None:
+            self._told += attempt.answers
+        elif refusal is not None:
+            self._told.append(refusal)
+
+    def _strand(self) -> None:
+        """Attempts whose agent is gone are tried elsewhere; the slot stays taken until the release."""
+        told = []
+        for _, attempt in self._load.stranded():
+            refused = as_gone(attempt.answers[0], f"agent {attempt.slot.agent} is gone")
+            attempt.answers.append(refused)
+            told.append(refused)
+        if told:
+            self._first.append(Output(DECISIONS, gone_rows(told, self._now), self._state.partition))
+            self._told += told
+
+    def _pack(self) -> None:
+        """Let go of blocks most of whose rows have left."""
+        state, rows = self._state, self._lanes.rows
+        if not rows:
+            state.block_rows = 0
+        elif state.block_rows > 2 * len(rows) + SPARE_ROWS:
+            block = Block(*gather(rows.values()))
+            self._give_slots(block)
+            for index, row in enumerate(rows.values()):
+                row.block, row.index = block, index
+            state.block_rows = len(block)
