@@ -125,7 +125,8 @@ def _vectors(data: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     count = len(sizes)
     runs = _signed(_run_places(data, sizes), count)
     words = _signed(_word_places(data, sizes), count)
-    return np.asarray(_unit(_unit(runs) + _unit(words)).astype(np.float16))
+    found: np.ndarray = _unit(_unit(runs) + _unit(words)).astype(np.float16)
+    return found
 
 
 def _signed(places: np.ndarray, count: int) -> np.ndarray:

@@ -138,7 +138,9 @@ def _conform(array: pa.Array, field: pa.Field, lenient: bool, path: str) -> pa.A
     try:
         return array.cast(wanted, safe=True)
     except (pa.ArrowException, ValueError) as error:
-        raise RecordError("AOS1003", f"{path}: {str(error).splitlines()[0][:160]}") from error
+        # numbers and times fail for their size, texts for their bytes
+        code = "AOS1014" if pa.types.is_primitive(wanted) else "AOS1003"
+        raise RecordError(code, f"{path}: {str(error).splitlines()[0][:160]}") from error
 
 
 def _list(array: pa.Array, wanted: pa.ListType, lenient: bool, path: str) -> pa.Array:

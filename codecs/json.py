@@ -65,6 +65,19 @@ def parse(value: bytes, record: Record) -> msgspec.Struct:
     return found
 
 
+def parse_row(value: bytes, record: Record) -> tuple[msgspec.Struct, RecordError | None]:
+    """`parse`, but a number out of range in a column that may be null leaves a row to answer, and its error."""
+    try:
+        return parse(value, record), None
+    except RecordError as error:
+        column = error.detail.rpartition(" - at `$.")[2].partition(".")[0].partition("[")[0].rstrip("`")
+        if error.code != "AOS1014" or column not in record.schema.names or not record[column].nullable:
+            raise
+        rest = msgspec.json.decode(value)
+        del rest[column]
+        return parse(msgspec.json.encode(rest), record), RecordError(error.code, f"{column}: {error.detail}")
+
+
 def rows(found: Sequence[msgspec.Struct], record: Record) -> pa.RecordBatch:
     """A batch of what `parse` gave, in order."""
     arrays = []

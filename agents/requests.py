@@ -1,0 +1,402 @@
+"""What a request may ask: limits, the shape of a workflow, and a request taken apart into steps.
+
+A request that is readable but wrong gets one code and a sentence, the first of those in this order: values outside
+their range, times, tensors, sizes, nothing asked, then the workflow (too many steps, names, unknown steps, cycles).
+All is computed on columns; only workflows and tensors are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aos.agents import encoding
+from aos.codecs.fields import EMBEDDING_SIZE, I16S, TEXTS
+from aos.codecs.settings import Settings
+
+ID_BYTES_MAX = 256
+NAME_BYTES_MAX = 128  # of a domain, kind, step, media type, trace context
+NAMES_BYTES_MAX = (
+    512  # of all names of a request or of a step: they travel with every task, match and ready row
+)
+REQUIRE_MAX = 62  # capabilities of a step: a bit each in `covers`
+BUDGET_USD_MICROS_MAX = 10**15
+BUDGET_CPU_US_MAX = 10**12
+DEADLINE_MS_MAX = 366 * 86_400_000
+TIMEOUT_MS_MIN, TIMEOUT_MS_MAX = 10, 7 * 86_400_000
+WORKFLOW_BYTES_MAX = 1024 * 1024  # of texts and payloads of all steps, inherited ones counted for each step
+FUTURE_US = 86_400_000_000  # clocks ahead by less are clamped
+PRIORITY_DEFAULT = 2
+SINGLE_STEP = "main"  # the name of the step of a request that is no workflow
+TENSOR_TYPE = "application/vnd.aos.tensor"
+_DAY_US = 86_400_000_000
+
+
+class Refusal(NamedTuple):
+    """Why a request is rejected."""
+
+    code: str
+    message: str
+
+
+class Graph(NamedTuple):
+    """A workflow by step numbers, in the order given."""
+
+    after: list[list[int]]
+    judges: list[int]  # -1 for none
+
+
+class Checked(NamedTuple):
+    """What `check` found: refusals and graphs by row."""
+
+    refused: dict[int, Refusal]
+    graphs: dict[int, Graph]
+
+
+class Steps(NamedTuple):
+    """Steps of many requests, those of one request together and in the order given."""
+
+    owner: np.ndarray  # int64 [m]: row of the request
+    number: np.ndarray  # int16 [m]: number of the step in its request
+    count: np.ndarray  # int64 [n]: steps of each request
+    columns: dict[str, pa.Array]  # as in LEDGER_STEP, without embedding and surface
+
+
+def ints(column: pa.Array, absent: int) -> np.ndarray:
+    """A column of whole numbers or times as int64, `absent` where it is null."""
+    found: np.ndarray = column.cast(pa.int64()).fill_null(absent).to_numpy(zero_copy_only=False)
+    return found
+
+
+def check(rows: pa.RecordBatch, appended_at: np.ndarray, settings: Settings) -> Checked:
+    """Which of the `rows` (record request) are refused, and the graphs of the workflows that are not.
+
+    `appended_at`: int64 [n], microseconds, when each row reached the broker.
+    """
+    refused: dict[int, Refusal] = {}
+
+    def refuse(where: np.ndarray, code: str, message: str) -> None:
+        for row in np.flatnonzero(where):
+            refused.setdefault(int(row), Refusal(code, message))
+
+    _ranges(rows, refuse)
+    requested = ints(rows["requested_at"], -1)
+    given = rows["requested_at"].is_valid().to_numpy(zero_copy_only=False)
+    late = requested > appended_at + FUTURE_US
+    early = requested < appended_at - settings.past_days * _DAY_US
+    refuse(given & late, "AOS2012", "requested_at is more than a day after the broker's clock")
+    refuse(given & early, "AOS2012", f"requested_at is more than {settings.past_days} days ago")
+    for row, refusal in _tensors(rows).items():
+        refused.setdefault(row, refusal)
+    sizes = _bytes(rows)
+    too_large = sizes > settings.payload_bytes_max
+    refuse(too_large, "AOS2004", f"text and payload take more than {settings.payload_bytes_max} bytes")
+    workflow = _lengths(rows["steps"]) > 0
+    refuse(
+        ~workflow & (_sizes(rows["text"]) == 0) & ~_valid(rows["payload"]) & (_lengths(rows["tensor"]) == 0),
+        "AOS2009", "neither text nor payload, tensor or steps",
+    )  # fmt: skip
+    return Checked(refused, _workflows(rows, workflow, settings, refused))
+
+
+def _ranges(rows: pa.RecordBatch, refuse: Any) -> None:
+    for name, low, high in (
+        ("priority", 0, 3),
+        ("deadline_ms", 1, DEADLINE_MS_MAX),
+        ("budget_usd_micros", 0, BUDGET_USD_MICROS_MAX),
+        ("budget_cpu_us", 1, BUDGET_CPU_US_MAX),
+    ):
+        if rows[name].null_count == len(rows[name]):
+            continue
+        values = ints(rows[name], low)
+        refuse((values < low) | (values > high), "AOS2010", f"{name} must be from {low} to {high}")
+    if rows["policy"].null_count < rows.num_rows:
+        known = pc.is_in(rows["policy"], pa.array(["learned", "round-robin", None]))
+        refuse(~known.to_numpy(zero_copy_only=False), "AOS2010", "policy must be learned or round-robin")
+    for name, most in (
+        ("id", ID_BYTES_MAX),
+        ("traceparent", NAME_BYTES_MAX),
+        ("domain", NAME_BYTES_MAX),
+        ("task_kind", NAME_BYTES_MAX),
+        ("content_type", NAME_BYTES_MAX),
+    ):
+        refuse(_sizes(rows[name]) > most, "AOS2010", f"{name} is longer than {most} bytes")
+    refuse(_lengths(rows["require"]) > REQUIRE_MAX, "AOS2010", f"require has more than {REQUIRE_MAX} names")
+    refuse(_names(rows) > NAMES_BYTES_MAX, "AOS2010", f"its names take more than {NAMES_BYTES_MAX} bytes")
+
+
+def _names(rows: pa.RecordBatch) -> np.ndarray:
+    """Bytes of the names that travel with a request's tasks."""
+    lists = _list_bytes(rows["require"]) + _list_bytes(rows["pin"]) + _list_bytes(rows["exclude"])
+    return lists + _sizes(rows["domain"]) + _sizes(rows["task_kind"])
+
+
+def _bytes(rows: pa.RecordBatch) -> np.ndarray:
+    """Bytes of text and payload of each request; a tensor without payload is the payload."""
+    tensors = np.where(_valid(rows["payload"]), 0, _lengths(rows["tensor"]) * 4)
+    return np.asarray(_sizes(rows["text"]) + _sizes(rows["payload"]) + tensors)
+
+
+def _tensors(rows: pa.RecordBatch) -> dict[int, Refusal]:
+    refused: dict[int, Refusal] = {}
+    if rows["tensor_shape"].null_count == rows.num_rows:
+        return refused
+    lengths = _lengths(rows["tensor"])
+    for row, shape in enumerate(rows["tensor_shape"].to_pylist()):
+        if shape is not None and (min(shape, default=1) < 0 or math.prod(shape) != lengths[row] or not shape):
+            shown = f"shape {shape[:8]} of {lengths[row]} values"
+            refused[row] = Refusal("AOS1010", f"tensor_shape does not fit: {shown[:200]}")
+    return refused
+
+
+def _workflows(
+    rows: pa.RecordBatch, workflow: np.ndarray, settings: Settings, refused: dict[int, Refusal]
+) -> dict[int, Graph]:
+    """Check the workflows among `rows`; add to `refused`, return the graphs of the others."""
+    graphs: dict[int, Graph] = {}
+    if not workflow.any():
+        return graphs
+    steps = rows["steps"].flatten()
+    counts = _lengths(rows["steps"])
+    ends = np.cumsum(counts)
+    wrong = _step_refusals(rows, steps, np.repeat(np.arange(len(counts)), counts), settings.payload_bytes_max)
+    names = steps.field("name").to_pylist()
+    after = steps.field("after").to_pylist()
+    judges = steps.field("judges").to_pylist()
+    for row in np.flatnonzero(workflow):
+        if int(row) in refused:
+            continue
+        part = slice(int(ends[row] - counts[row]), int(ends[row]))
+        found = graph(names[part], after[part], judges[part], settings.steps_max)
+        if isinstance(found, Graph) and int(row) in wrong:
+            found = wrong[int(row)]
+        if isinstance(found, Graph):
+            graphs[int(row)] = found
+        else:
+            refused[int(row)] = found
+    return graphs
+
+
+def _step_refusals(
+    rows: pa.RecordBatch, steps: pa.StructArray, owner: np.ndarray, payload_bytes_max: int
+) -> dict[int, Refusal]:
+    """What is wrong with single steps, by request."""
+    wrong: dict[int, Refusal] = {}
+
+    def refuse(where: np.ndarray, code: str, message: str) -> None:
+        for step in np.flatnonzero(where):
+            wrong.setdefault(
+                int(owner[step]), Refusal(code, f"step {steps[int(step)]['name']}: {message}"[:300])
+            )
+
+    timeouts = ints(steps.field("timeout_ms"), TIMEOUT_MS_MIN)
+    outside = (timeouts < TIMEOUT_MS_MIN) | (timeouts > TIMEOUT_MS_MAX)
+    refuse(outside, "AOS2010", f"timeout_ms must be from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}")
+    names = sum(_list_bytes(steps.field(name)) for name in ("require", "pin", "exclude"))
+    names = names + _sizes(steps.field("name")) + _sizes(steps.field("task_kind")) + _names(rows)[owner]
+    refuse(names > NAMES_BYTES_MAX, "AOS2010", f"its names take more than {NAMES_BYTES_MAX} bytes")
+    many = _lengths(steps.field("require")) > REQUIRE_MAX
+    refuse(many, "AOS2010", f"require has more than {REQUIRE_MAX} names")
+    sizes = np.zeros(len(owner), np.int64)
+    for name in ("text", "payload"):
+        own, inherited = steps.field(name), _sizes(rows[name])
+        if name == "payload":
+            inherited = _bytes(rows) - _sizes(rows["text"])
+        sizes += np.where(_valid(own), _sizes(own), inherited[owner])
+    refuse(sizes > payload_bytes_max, "AOS2004", f"text and payload take more than {payload_bytes_max} bytes")
+    whole = np.bincount(owner, sizes, rows.num_rows)
+    refuse(
+        whole[owner] > WORKFLOW_BYTES_MAX, "AOS2004", f"all steps take more than {WORKFLOW_BYTES_MAX} bytes"
+    )
+    return wrong
+
+
+def graph(
+    names: list[str], after: list[list[str] | None], judges: list[str | None], steps_max: int
+) -> Graph | Refusal:
+    """A workflow's steps by number, or what is wrong with it."""
+    if len(names) > steps_max:
+        return Refusal("AOS2003", f"{len(names)} steps, at most {steps_max}")
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        return Refusal("AOS2008", f"two steps are named {twice[:NAME_BYTES_MAX]}")
+    if "" in numbers:
+        return Refusal("AOS2010", "a step's name is empty")
+    before: list[list[int]] = []
+    verdicts: list[int] = []
+    for name, wanted, judged in zip(names, after, judges, strict=True):
+        for other in (*(wanted or ()), *((judged,) if judged is not None else ())):
+            if other not in numbers:
+                return Refusal("AOS2002", f"step {name} names {other[:NAME_BYTES_MAX]}, which is no step")
+        before.append(sorted({numbers[other] for other in wanted or ()}))
+        verdicts.append(-1 if judged is None else numbers[judged])
+    ancestors = _ancestors(before)
+    if ancestors is None:
+        return Refusal("AOS2001", "a step comes after itself")
+    for number, judged_number in enumerate(verdicts):
+        if judged_number >= 0 and judged_number not in ancestors[number]:
+            text = f"step {names[number]} judges {names[judged_number]} but does not come after it"
+            return Refusal("AOS2002", text)
+    return Graph(before, verdicts)
+
+
+def _ancestors(before: list[list[int]]) -> list[set[int]] | None:
+    """All steps that come before each step, near and far; None when there is a cycle."""
+    found: list[set[int] | None] = [None] * len(before)
+    left = list(range(len(before)))
+    while left:
+        rest = []
+        for number in left:
+            known = [found[other] for other in before[number]]
+            if any(one is None for one in known):
+                rest.append(number)
+            else:
+                found[number] = set(before[number]).union(*(one for one in known if one is not None))
+        if len(rest) == len(left):
+            return None
+        left = rest
+    return [one for one in found if one is not None]
+
+
+def explode(rows: pa.RecordBatch, graphs: Mapping[int, Graph]) -> Steps:
+    """The steps of good requests (`graphs` by row of these `rows`); a request that is no workflow has one."""
+    payload, content_type = _payloads(rows)
+    inherited = {
+        "task_kind": rows["task_kind"],
+        "text": rows["text"],
+        "payload": payload,
+        "require": rows["require"],
+        "pin": rows["pin"],
+        "exclude": rows["exclude"],
+    }
+    single = rows.num_rows - len(graphs)
+    if not graphs:
+        owner = np.arange(rows.num_rows)
+        number, count = np.zeros(single, np.int16), np.ones(single, np.int64)
+        columns = inherited | {
+            "name": pa.repeat(SINGLE_STEP, single),
+            "after": _empty_lists(single),
+            "judges": pa.repeat(pa.scalar(-1, pa.int16()), single),
+            "timeout_ms": pa.nulls(single, pa.int64()),
+            "content_type": content_type,
+        }
+    else:
+        owner, number, count, columns = _taken_apart(rows, graphs, inherited, content_type)
+    for name in ("require", "pin", "exclude"):
+        columns[name] = _filled(columns[name])
+    return Steps(owner, number, count, columns)
+
+
+def _taken_apart(
+    rows: pa.RecordBatch, graphs: Mapping[int, Graph], inherited: dict[str, pa.Array], content_type: pa.Array
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, pa.Array]]:
+    """`explode` where there are workflows: own columns of a step, the request's where they are null."""
+    steps = rows["steps"].flatten()
+    lengths = _lengths(rows["steps"])
+    count = np.maximum(lengths, 1)
+    owner = np.repeat(np.arange(rows.num_rows), count)
+    number = (np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)).astype(np.int16)
+    of_workflow = lengths[owner] > 0
+    flat = np.where(of_workflow, np.cumsum(of_workflow) - 1, -1)  # place of each step in `steps`
+    columns: dict[str, pa.Array] = {}
+    for name, whole in inherited.items():
+        own = steps.field(name)
+        mine = of_workflow & _valid(own)[flat] if len(steps) else of_workflow
+        take = np.where(mine, flat, len(steps) + owner)
+        columns[name] = pa.concat_arrays([own, whole]).take(pa.array(take))
+        if name == "payload":
+            columns["content_type"] = content_type.take(pa.array(np.where(mine, 0, owner), mask=mine))
+    places = pa.array(flat, mask=~of_workflow)
+    columns["name"] = steps.field("name").take(places).fill_null(SINGLE_STEP)
+    columns["timeout_ms"] = steps.field("timeout_ms").take(places)
+    after: list[list[int]] = []
+    judges: list[int] = []
+    for row in range(rows.num_rows):
+        shape = graphs.get(row)
+        after += shape.after if shape else [[]]
+        judges += shape.judges if shape else [-1]
+    columns["after"] = pa.array(after, I16S)
+    columns["judges"] = pa.array(judges, pa.int16())
+    return owner, number, count, columns
+
+
+def _payloads(rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+    """Payload and media type of each request; a tensor without payload becomes the payload."""
+    payload, content_type = rows["payload"], rows["content_type"]
+    alone = ~_valid(payload) & (_lengths(rows["tensor"]) > 0)
+    if not alone.any():
+        return payload, content_type
+    values, types = payload.to_pylist(), content_type.to_pylist()
+    for row in np.flatnonzero(alone):
+        tensor = rows["tensor"][int(row)].values.to_numpy(zero_copy_only=False)
+        shape = rows["tensor_shape"][int(row)].as_py() or [len(tensor)]
+        values[row] = tensor.astype("<f4").tobytes()
+        types[row] = f"{TENSOR_TYPE}; dtype=float32; shape={','.join(map(str, shape))}"
+    return pa.array(values, pa.binary()), pa.array(types, pa.string())
+
+
+def embeddings(rows: pa.RecordBatch, steps: Steps) -> np.ndarray:
+    """Unit vectors float16 [m, 256]: of a step's own text, else of the request's tensor, else of its text."""
+    texts = steps.columns["text"]
+    if len(texts) == rows.num_rows:
+        found = encoding.embed(texts)
+    else:
+        # steps that inherit a text share its vector
+        known = texts.dictionary_encode()
+        vectors = np.concatenate(
+            [encoding.embed(known.dictionary), np.zeros((1, EMBEDDING_SIZE), np.float16)]
+        )
+        found = vectors[known.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    if rows["tensor"].null_count == rows.num_rows:
+        return found
+    own = np.zeros(len(steps.owner), bool)
+    workflow = _lengths(rows["steps"]) > 0
+    own[workflow[steps.owner]] = _valid(rows["steps"].flatten().field("text"))
+    for row in np.flatnonzero(_lengths(rows["tensor"])):
+        tensor = rows["tensor"][int(row)].values.to_numpy(zero_copy_only=False)
+        found[(steps.owner == row) & ~own] = encoding.project(tensor)
+    return found
+
+
+def _valid(column: pa.Array) -> np.ndarray:
+    found: np.ndarray = column.is_valid().to_numpy(zero_copy_only=False)
+    return found
+
+
+def _sizes(column: pa.Array) -> np.ndarray:
+    """Bytes of each text or payload, 0 for null."""
+    return ints(pc.binary_length(column), 0)
+
+
+def _lengths(column: pa.Array) -> np.ndarray:
+    """Items of each list, 0 for null."""
+    return ints(column.value_lengths(), 0)
+
+
+def _list_bytes(column: pa.Array) -> np.ndarray:
+    """Bytes of all texts of each list."""
+    if column.null_count == len(column):
+        return np.zeros(len(column), np.int64)
+    sums = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
+    ends = np.cumsum(_lengths(column))
+    return np.asarray(sums[ends] - sums[ends - _lengths(column)])
+
+
+def _filled(column: pa.Array) -> pa.Array:
+    """A list column with empty lists for nulls."""
+    if column.null_count == 0:
+        return column
+    offsets = np.concatenate([[0], np.cumsum(_lengths(column))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), column.flatten(), type=TEXTS)
+
+
+def _empty_lists(count: int) -> pa.Array:
+    return pa.ListArray.from_arrays(
+        pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.int16()), type=I16S
+    )

@@ -1,0 +1,241 @@
+"""encode: raw requests become one ledger row a request and one task row a step.
+
+Decides what a request is: its id, time, home, domain, steps and tensors; all later processors take them as given.
+
+in: aos.requests[.tenant], raw: Arrow streams of many rows or JSON objects.
+out: aos.ledger, kind requested (with texts, payloads, steps) or rejected (readable but wrong: code and sentence);
+     aos.tasks, one row a step, those of a request together; aos.dead-letters, bytes that never became a request.
+key: request_id -> home = its partition, computed here and never again. state: none.
+order: rows keep their order; a message read twice gives the same rows. Repeated client ids pass: supervise answers.
+errors: AOS10xx dead letters; AOS2001-2012, AOS1005 (tensor), AOS1010 on rejected rows; good rows beside them go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aos.agents import encoding, identity, requests
+from aos.agents.requests import Refusal, Steps
+from aos.codecs import rows as make
+from aos.codecs.errors import CODES, RecordError
+from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
+from aos.codecs.records_edge import REQUEST
+from aos.codecs.records_flow import LEDGER
+from aos.codecs.topics import tenant_of
+from aos.streams.gather import DeadLetters, Gathered, gather
+from aos.streams.processor import Batch, Output, Raw, Step, Views
+
+TASKS_A_MESSAGE = (
+    640  # about 1 KB each: the shell splits larger outputs, and a request's tasks must stay together
+)
+# what a bad value of a readable row means for its request; other codes are dead letters
+_ANSWERED = {"AOS1005": "AOS1005", "AOS1014": "AOS2010"}
+
+
+def initial(partition: int) -> None:
+    """encode remembers nothing."""
+
+
+def step(state: None, batch: Batch, now: int, views: Views, seed: int) -> Step[None]:
+    """Turn the raw messages of one fetch into ledger rows, tasks and dead letters."""
+    tenants = views.settings.tenants
+    dead = DeadLetters("encode", tenants)
+    gathered = gather(batch.raws, REQUEST, tenants, dead)
+    unread = {row: error for row, error in gathered.bad.items() if error.code not in _ANSWERED}
+    gathered = gathered.drop(unread, batch.raws, dead)
+    if gathered.rows.num_rows == 0:
+        return Step(state, dead.outputs())
+    appended = np.array([raw.appended_at for raw in batch.raws], np.int64)[gathered.message]
+    checked = requests.check(gathered.rows, appended, views.settings)
+    refused = {row: _refusal(error) for row, error in gathered.bad.items()} | checked.refused
+    common = _common(gathered, batch.raws, appended, views)
+    if not refused:
+        outputs = _accepted(gathered.rows, common, checked.graphs, views)
+    else:
+        good = np.setdiff1d(np.arange(gathered.rows.num_rows), list(refused))
+        graphs = {new: checked.graphs[old] for new, old in enumerate(good.tolist()) if old in checked.graphs}
+        outputs = _rejected(gathered.rows, common, appended, refused, views)
+        if len(good):
+            taken = pa.array(good)
+            kept = {name: column.take(taken) for name, column in common.items()}
+            outputs += _accepted(gathered.rows.take(taken), kept, graphs, views)
+    return Step(state, [*dead.outputs(), *outputs])
+
+
+def _refusal(error: RecordError) -> Refusal:
+    late = error.code == "AOS1014" and error.detail.startswith("requested_at")
+    return Refusal("AOS2012" if late else _ANSWERED[error.code], error.detail)
+
+
+def _common(
+    gathered: Gathered, raws: Sequence[Raw], appended: np.ndarray, views: Views
+) -> dict[str, pa.Array]:
+    """The columns every later row of a request carries."""
+    rows, count = gathered.rows, gathered.rows.num_rows
+    of_raw = [tenant_of(raw.topic, views.settings.tenants) or "" for raw in raws]
+    tenants = [of_raw[message] for message in gathered.message]
+    ids = [
+        identity.request_id(tenant, client)
+        if client
+        else identity.request_id_at(raws[message].topic, raws[message].partition, raws[message].offset, row)
+        for tenant, client, message, row in zip(
+            tenants, rows["id"].to_pylist(), gathered.message.tolist(), gathered.row.tolist(), strict=True
+        )
+    ]
+    partitions = views.partitions["aos.tasks"]
+    requested = np.minimum(requests.ints(rows["requested_at"], np.iinfo(np.int64).max), appended)
+    if rows["domain"].null_count == count:
+        domains = tenants
+    else:
+        names = rows["domain"].to_pylist()
+        domains = [identity.domain(tenant, name) for tenant, name in zip(tenants, names, strict=True)]
+    return {
+        "tenant": pa.array(tenants, pa.string()),
+        "traceparent": rows["traceparent"],
+        "request_id": pa.array(ids, pa.binary(16)),
+        "requested_at": pa.array(requested).cast(make.record("task")["requested_at"].type),
+        "home": pa.array([identity.home(one, partitions) for one in ids], pa.int32()),
+        "domain": pa.array(domains, pa.string()),
+        "round": pa.array(np.zeros(count, np.int16)),
+    }
+
+
+def _rejected(
+    rows: pa.RecordBatch,
+    common: dict[str, pa.Array],
+    appended: np.ndarray,
+    refused: dict[int, Refusal],
+    views: Views,
+) -> list[Output]:
+    """One ledger row a refused request; only what is sure to be short and right is kept of it."""
+    order = sorted(refused)
+    taken = pa.array(order, pa.int64())
+    found = [refused[row] for row in order]
+    ids = rows["id"].take(taken)
+    columns: dict[str, Any] = {name: column.take(taken) for name, column in common.items()}
+    columns["traceparent"] = pa.nulls(len(order), pa.string())
+    columns["domain"] = columns["tenant"]
+    columns["requested_at"] = pa.array(appended[order]).cast(columns["requested_at"].type)
+    columns |= {
+        "kind": pa.repeat("rejected", len(order)),
+        "id": pc.utf8_slice_codeunits(ids, 0, requests.ID_BYTES_MAX),
+        "code": [one.code for one in found],
+        "message": [f"{CODES[one.code].message}: {one.message}"[:500] for one in found],
+    }
+    ledger = make.from_columns("entry", len(order), columns)
+    return _by_home("aos.ledger", ledger, ledger["home"], views)
+
+
+def _accepted(
+    rows: pa.RecordBatch, common: dict[str, pa.Array], graphs: dict[int, requests.Graph], views: Views
+) -> list[Output]:
+    """The ledger rows and tasks of good requests."""
+    steps = requests.explode(rows, graphs)
+    limits = _limits(rows, common)
+    vectors = requests.embeddings(rows, steps)
+    priority = limits["priority"].to_numpy()[steps.owner]
+    budget = requests.ints(rows["budget_cpu_us"], 0)[steps.owner]
+    surface = encoding.surface(steps.columns["text"], steps.columns["payload"], priority, budget)
+    ledger = make.from_columns(
+        "entry",
+        rows.num_rows,
+        common
+        | limits
+        | {
+            "kind": pa.repeat("requested", rows.num_rows),
+            "id": rows["id"],
+            "task_kind": rows["task_kind"],
+            "steps": _ledger_steps(steps, vectors, surface),
+        },
+    )
+    tasks = _tasks(common | limits, steps, vectors, surface)
+    return [
+        *_by_home("aos.ledger", ledger, ledger["home"], views),
+        *_by_home("aos.tasks", tasks, tasks["home"], views, TASKS_A_MESSAGE),
+    ]
+
+
+def _limits(rows: pa.RecordBatch, common: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    requested = common["requested_at"].cast(pa.int64())
+    deadline = pc.add(requested, pc.multiply(rows["deadline_ms"], 1000))
+    policy = rows["policy"]
+    if policy.null_count < len(policy):
+        policy = pc.if_else(pc.equal(policy, "learned"), None, policy)
+    return {
+        "priority": rows["priority"].fill_null(requests.PRIORITY_DEFAULT),
+        "deadline_at": deadline.cast(common["requested_at"].type),
+        "budget_usd_micros": rows["budget_usd_micros"],
+        "budget_cpu_us": rows["budget_cpu_us"],
+        "policy": policy,
+    }
+
+
+_LEDGER_STEPS = LEDGER.schema.field("steps").type
+
+
+def _ledger_steps(steps: Steps, vectors: np.ndarray, surface: np.ndarray) -> pa.Array:
+    """The ledger's list of steps of each request."""
+    type = _LEDGER_STEPS.value_type
+    columns = dict(steps.columns)
+    for name, values, size in (("embedding", vectors, EMBEDDING_SIZE), ("surface", surface, SURFACE_SIZE)):
+        flat = pa.array(values.reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, type=type.field(name).type)
+        assert len(columns[name]) * size == values.size
+    arrays = [columns[field.name] for field in type]
+    offsets = np.concatenate([[0], np.cumsum(steps.count)]).astype(np.int32)
+    structs = pa.StructArray.from_arrays(arrays, fields=list(type))
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=_LEDGER_STEPS)
+
+
+def _tasks(
+    shared: dict[str, pa.Array], steps: Steps, vectors: np.ndarray, surface: np.ndarray
+) -> pa.RecordBatch:
+    """One row a step: `shared` are columns of the requests."""
+    count = len(steps.owner)
+    if count > len(steps.count):
+        owner = pa.array(steps.owner)
+        shared = {name: column.take(owner) for name, column in shared.items()}
+    columns: dict[str, Any] = {
+        "step": pa.array(steps.number),
+        "step_name": steps.columns["name"],
+        "steps_count": pa.array(steps.count[steps.owner].astype(np.int16)),
+        "match_round": pa.array(np.zeros(count, np.int16)),
+        "embedding": vectors,
+        "surface": surface,
+    }
+    columns |= {name: steps.columns[name] for name in ("task_kind", "require", "after", "pin", "exclude")}
+    return make.from_columns("task", count, shared | columns)
+
+
+def _by_home(
+    topic: str, rows: pa.RecordBatch, homes: pa.Array, views: Views, rows_max: int = 0
+) -> list[Output]:
+    """`rows` by home partition; cut at about `rows_max`, never inside a request."""
+    if views.partitions["aos.tasks"] == 1:
+        parts = [(0, rows)]
+    else:
+        where = homes.to_numpy()
+        parts = [(int(home), rows.take(pa.array(np.flatnonzero(where == home)))) for home in np.unique(where)]
+    return [Output(topic, piece, home) for home, part in parts for piece in _cut(part, rows_max)]
+
+
+def _cut(tasks: pa.RecordBatch, rows_max: int) -> list[pa.RecordBatch]:
+    if not rows_max or tasks.num_rows <= rows_max:
+        return [tasks]
+    starts = np.flatnonzero(tasks["step"].to_numpy() == 0)
+    pieces, first = [], 0
+    while first < tasks.num_rows:
+        later = starts[starts > first]
+        fitting = later[later <= first + rows_max]
+        if tasks.num_rows - first <= rows_max:
+            last = tasks.num_rows
+        else:
+            last = int(fitting[-1] if len(fitting) else later[0] if len(later) else tasks.num_rows)
+        pieces.append(tasks.slice(first, last - first))
+        first = last
+    return pieces

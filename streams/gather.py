@@ -1,0 +1,170 @@
+"""Single messages of a fetch gathered into rows, and what cannot be read into dead letters: for both edges.
+
+in: raw records, each one Arrow stream (many rows) or one JSON object, tenant by topic. out: one batch with where each
+row stood; rows that do not fit are named, those of the same message that do go on. order: as read. A dead letter holds
+the message's bytes once: the first bad row of a message carries them, the others point to it.
+errors: AOS1001-1014 as dead letters; nothing is raised.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from aos.codecs import json as objects
+from aos.codecs import rows as make
+from aos.codecs import wire
+from aos.codecs.errors import CODES, RecordError
+from aos.codecs.fields import Record
+from aos.codecs.topics import tenant_of
+from aos.streams.processor import Output, Raw
+
+BODY_BYTES_MAX = 64 * 1024  # of the original that a dead letter keeps
+HEADERS_BYTES_MAX = 4 * 1024
+ROWS_NAMED_MAX = 64  # dead letters a message; the last one says how many rows it stands for
+
+
+class DeadLetters:
+    """Dead letters of one step, in order."""
+
+    def __init__(self, processor: str, tenants: Sequence[str]) -> None:
+        self._processor, self._tenants = processor, tenants
+        self._rows: list[dict[str, Any]] = []
+
+    def message(self, raw: Raw, code: str, detail: str) -> None:
+        """A message that cannot be read at all."""
+        self._add(raw, code, detail, -1, raw.value[:BODY_BYTES_MAX])
+
+    def rows(self, raw: Raw, bad: dict[int, RecordError]) -> None:
+        """Rows of a message that is readable otherwise, by row number."""
+        named = sorted(bad)[:ROWS_NAMED_MAX]
+        for place, row in enumerate(named):
+            detail = bad[row].detail
+            if place == 0:
+                body = raw.value[:BODY_BYTES_MAX]
+            else:
+                body, detail = b"", f"{detail} (the bytes are with row {named[0]})"
+            if place == ROWS_NAMED_MAX - 1 and len(bad) > ROWS_NAMED_MAX:
+                detail += f"; {len(bad) - ROWS_NAMED_MAX} further rows of this message are bad too"
+            self._add(raw, bad[row].code, detail, row, body)
+
+    def _add(self, raw: Raw, code: str, detail: str, row: int, body: bytes) -> None:
+        where = "" if row < 0 else f"row {row}: "
+        self._rows.append(
+            {
+                "tenant": tenant_of(raw.topic, self._tenants) or "",
+                "processor": self._processor,
+                "code": code,
+                "message": f"{CODES[code].message}: {where}{detail}; {CODES[code].hint}"[:1000],
+                "topic": raw.topic,
+                "partition": raw.partition,
+                "offset": raw.offset,
+                "row": row,
+                "headers": _headers(raw),
+                "body": body,
+                "body_size": len(raw.value),
+                "appended_at": raw.appended_at,
+            }
+        )
+
+    def outputs(self) -> list[Output]:
+        """One output, or none."""
+        return [Output("aos.dead-letters", make.from_dicts("dead-letter", self._rows))] if self._rows else []
+
+
+class Gathered(NamedTuple):
+    """Rows of many messages. `message` is each row's index into the raws, `row` its number in its message."""
+
+    rows: pa.RecordBatch
+    message: np.ndarray
+    row: np.ndarray
+    bad: dict[int, RecordError]  # by index into `rows`
+
+    def without_bad(self, raws: Sequence[Raw], dead: DeadLetters) -> Gathered:
+        """The good rows; the bad ones become dead letters."""
+        return self.drop(self.bad, raws, dead)
+
+    def drop(self, bad: dict[int, RecordError], raws: Sequence[Raw], dead: DeadLetters) -> Gathered:
+        """All rows but `bad`, which become dead letters."""
+        if not bad:
+            return self
+        by_message: dict[int, dict[int, RecordError]] = {}
+        for index, error in bad.items():
+            by_message.setdefault(int(self.message[index]), {})[int(self.row[index])] = error
+        for message in sorted(by_message):
+            dead.rows(raws[message], by_message[message])
+        return self.keep(np.setdiff1d(np.arange(self.rows.num_rows), list(bad)))
+
+    def keep(self, indices: np.ndarray) -> Gathered:
+        """The rows at `indices`, which must ascend."""
+        places = {int(old): new for new, old in enumerate(indices)} if self.bad else {}
+        bad = {places[index]: error for index, error in self.bad.items() if index in places}
+        return Gathered(self.rows.take(pa.array(indices)), self.message[indices], self.row[indices], bad)
+
+
+def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: DeadLetters) -> Gathered:
+    """All readable rows of `raws`, in order; messages of unknown tenants or that cannot be read are dead."""
+    batches: list[pa.RecordBatch] = []
+    places: list[int] = []
+    found: list[Any] = []  # parsed objects
+    found_places: list[int] = []
+    errors: dict[tuple[int, int], RecordError] = {}
+    for index, raw in enumerate(raws):
+        try:
+            if tenant_of(raw.topic, tenants) is None:
+                raise RecordError("AOS1013", raw.topic)
+            if objects.is_json(raw.value, raw.headers):
+                row, error = objects.parse_row(raw.value, record)
+                found.append(row)
+                found_places.append(index)
+                if error is not None:
+                    errors[index, 0] = error
+                continue
+            rows, bad = wire.decode_rows(raw.value, raw.headers, record)
+            batches.append(rows)
+            places.append(index)
+            errors |= {(index, row): wrong for row, wrong in bad.items()}
+        except RecordError as error:
+            dead.message(raw, error.code, error.detail)
+    return _joined(record, batches, places, found, found_places, errors)
+
+
+def _joined(
+    record: Record,
+    batches: list[pa.RecordBatch],
+    places: list[int],
+    found: list[Any],
+    found_places: list[int],
+    errors: dict[tuple[int, int], RecordError],
+) -> Gathered:
+    sizes = [batch.num_rows for batch in batches]
+    message = np.repeat(np.array(places + found_places, np.int64), sizes + [1] * len(found_places))
+    row = np.concatenate([*(np.arange(size) for size in sizes), np.zeros(len(found), np.int64)])
+    if found:
+        batches = [*batches, objects.rows(found, record)]
+    rows = pa.concat_batches(batches) if batches else make.empty(record.name)
+    if sizes and found:
+        order = np.argsort(message, kind="stable")
+        rows, message, row = rows.take(pa.array(order)), message[order], row[order]
+    bad: dict[int, RecordError] = {}
+    for (index, number), error in errors.items():
+        bad[int(np.searchsorted(message, index)) + number] = error
+    return Gathered(rows, message, row, bad)
+
+
+def _headers(raw: Raw) -> str:
+    """The headers as JSON with base64 values, as many as fit."""
+    kept: dict[str, str] = {}
+    room = HEADERS_BYTES_MAX
+    for name, value in raw.headers.items():
+        shown = base64.b64encode(value or b"").decode()
+        room -= len(name) + len(shown)
+        if room < 0:
+            break
+        kept[name] = shown
+    return json.dumps(kept)
