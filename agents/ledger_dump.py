@@ -1,0 +1,115 @@
+"""The ledger's state as Arrow tables and back: `requests`, `steps` (with their plans), `services`, `ended`.
+
+Rows stand in the order in which requests came; the heap is not written, it follows from what is due. Writing also
+lets go of the messages that plans were taken from: afterwards all plans share the columns just written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+
+from aos.agents.ledger_intake import values
+from aos.agents.ledger_memory import SCHEMA
+from aos.agents.ledger_plans import ALTERNATIVES, FILTERED, Plans, gather
+from aos.agents.ledger_state import Common, Request, State, Step
+from aos.codecs.fields import COMMON, I32, I64, TEXT
+
+_REQUEST = [(f.name, f.metadata["type"]) for f in fields(Request) if f.metadata]
+_STEP = [(f.name, f.metadata["type"]) for f in fields(Step) if f.metadata]
+_COMMON = [(f.name, f.type) for f in COMMON]
+_NONE: tuple[pa.ListArray, pa.ListArray] = (pa.array([[]], ALTERNATIVES), pa.array([[]], FILTERED))
+
+
+def dump(state: State) -> dict[str, pa.RecordBatch]:
+    """Canonical tables: equal states give equal bytes."""
+    requests = list(state.requests.values())
+    steps = [step for request in requests for step in request.steps]
+    parts = [step.plan for step in steps]
+    alternatives = gather(
+        [(p.alternatives, s.plan_row) if p else (_NONE[0], 0) for p, s in zip(parts, steps, strict=True)],
+        ALTERNATIVES,
+    )
+    filtered = gather(
+        [(p.filtered, s.plan_row) if p else (_NONE[1], 0) for p, s in zip(parts, steps, strict=True)],
+        FILTERED,
+    )
+    _share(steps, Plans(alternatives, filtered))
+    common = list(zip(*(request.common for request in requests), strict=True)) or [()] * len(_COMMON)
+    counts = pa.array([len(request.steps) for request in requests], I32)
+    return {
+        "requests": _table(
+            {
+                **{
+                    name: pa.array(column, type) for (name, type), column in zip(_COMMON, common, strict=True)
+                },
+                **_columns(requests, _REQUEST),
+                "steps_count": counts,
+            }
+        ),
+        "steps": _table(
+            {
+                **_columns(steps, _STEP),
+                "planned": pa.array([step.plan is not None for step in steps], pa.bool_()),
+                "alternatives": alternatives,
+                "filtered": filtered,
+            }
+        ),
+        "services": pa.RecordBatch.from_arrays(
+            [pa.array(list(state.dealt), TEXT), pa.array(list(state.dealt.values()), I64)],
+            ["service", "dealt"],
+        ),
+        "ended": state.memory.dump(),
+    }
+
+
+def load(partition: int, tables: Mapping[str, pa.RecordBatch]) -> State:
+    """The state of which `tables` is the dump."""
+    state = State(partition)
+    steps = _steps(tables["steps"])
+    rows = tables["requests"]
+    common = zip(*(values(rows.column(name)) for name, _ in _COMMON), strict=True)
+    plain = [values(rows.column(name)) for name, _ in _REQUEST]
+    counts = values(rows.column("steps_count"))
+    at = 0
+    for head, count, cells in zip(common, counts, zip(*plain, strict=True), strict=True):
+        request = Request(Common._make(head), *cells)
+        request.steps = steps[at : at + count]
+        at += count
+        state.requests[request.common.request_id] = request
+    services = tables["services"]
+    state.dealt = dict(zip(values(services.column("service")), values(services.column("dealt")), strict=True))
+    state.memory.add(tables["ended"].select(SCHEMA.names))
+    state.rebuild()
+    return state
+
+
+def _steps(rows: pa.RecordBatch) -> list[Step]:
+    columns = []
+    for name, type in _STEP:
+        column = values(rows.column(name))
+        columns.append([tuple(cell) for cell in column] if pa.types.is_list(type) else column)
+    steps = [Step(*cells) for cells in zip(*columns, strict=True)]
+    plans = Plans(rows.column("alternatives"), rows.column("filtered"))
+    planned = values(rows.column("planned"))
+    for index, (step, has) in enumerate(zip(steps, planned, strict=True)):
+        if has:
+            step.plan, step.plan_row = plans, index
+    return steps
+
+
+def _share(steps: list[Step], plans: Plans) -> None:
+    for index, step in enumerate(steps):
+        if step.plan is not None:
+            step.plan, step.plan_row = plans, index
+
+
+def _columns(rows: list[Any], columns: list[tuple[str, pa.DataType]]) -> dict[str, pa.Array]:
+    return {name: pa.array([getattr(row, name) for row in rows], type) for name, type in columns}
+
+
+def _table(columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
