@@ -94,7 +94,7 @@ async def _age(consumer: Any, partition: TopicPartition, offset: int) -> float |
             message = await consumer.getone()
     except TimeoutError:
         return None
-    return round(max(0.0, time.time() - message.timestamp / 1000), 3)
+    return round(max(0.0, time.time() - float(message.timestamp) / 1000), 3)
 
 
 async def topics(settings: Settings) -> list[dict[str, Any]]:

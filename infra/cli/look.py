@@ -80,7 +80,7 @@ def tasks_show(id: str, output: FormOption = Form.text) -> None:
 
     Example: aos tasks show my-request
     """
-    query = "SELECT * FROM aos.tasks WHERE id = %s OR encode(request_id, 'hex') = %s ORDER BY round DESC"
+    query = "SELECT * FROM aos.tasks WHERE id = %s OR replace(request_id::text, '-', '') = replace(%s, '-', '') ORDER BY round DESC"
     _one(_rows(query, id, id), f"request {id}", output)
 
 
@@ -125,7 +125,7 @@ def sql(query: str, output: FormOption = Form.text) -> None:
     import psycopg
 
     try:
-        emit(_rows(query.replace("%", "%%")), output)
+        emit(_rows(query), output)
     except psycopg.Error as error:
         note(f"aos: {str(error).splitlines()[0]}")
         raise typer.Exit(1) from None
