@@ -102,7 +102,8 @@ def _insert_sql(name: str, where: str) -> str:
 def _part_sql(name: str) -> str:
     """What the new rows of one table add, by tenant and kind, still at their own times."""
     sums = [f"{by.get(name, '0')}::bigint AS {column}" for column, by in MEASURES.items()]
-    return f"SELECT {BUCKETED_BY[name]} AS at, tenant, coalesce(task_kind, '') AS task_kind, {', '.join(sums)} FROM new_{name}"
+    whose = "tenant, coalesce(task_kind, '') AS task_kind"
+    return f"SELECT {BUCKETED_BY[name]} AS at, {whose}, {', '.join(sums)} FROM new_{name}"
 
 
 def _upsert_sql(rollup: str, unit: str) -> str:

@@ -216,12 +216,12 @@ class TimescaleSink:
     async def _refuse(self, batches: Sequence[Portion], message: str) -> None:
         assert self._link is not None
         for p in batches:
+            id = self._places[p.topic, p.partition].topic_id
             await self._link.execute(
                 "INSERT INTO aos_data.unwritable VALUES "
                 "(%s, %s, %s, %s, %s, %s, 'epoch'::timestamptz + %s * interval '1 microsecond') "
                 "ON CONFLICT DO NOTHING",
-                (self._places[p.topic, p.partition].topic_id, p.partition, p.offset, p.topic, p.rows.num_rows)
-                + (message, p.appended_at),
+                (id, p.partition, p.offset, p.topic, p.rows.num_rows, message, p.appended_at),
             )
 
     async def _advance(self, batches: Sequence[Portion]) -> None:

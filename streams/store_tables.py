@@ -18,6 +18,11 @@ BOOLS = pa.list_(pa.field("item", BOOL, nullable=False))
 
 LONG = frozenset({"text", "message", "reason", "evidence", "description", "violated", "comment", "headers"})
 
+# what stands before a meaning in a record of many kinds
+KINDS = frozenset(
+    {"requested", "cancel", "redrive", "planned", "rejected", "refused", "outcome", "request", "assigned"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -50,10 +55,21 @@ class Table:
         return next(column for column in self.columns if column.name == name)
 
 
-def of(record: str, names: Sequence[str]) -> tuple[Column, ...]:
-    """Columns as a record has them."""
+def of(record: str, names: Sequence[str], **docs: str) -> tuple[Column, ...]:
+    """Columns as a record has them; `docs` says what a column means in this table, where that is less."""
     fields = RECORDS[record]
-    return tuple(Column(n, fields[n].type, fields[n].doc, fields[n].unit, n in LONG) for n in names)
+    return tuple(
+        Column(n, fields[n].type, docs.get(n) or _said(fields[n].doc), fields[n].unit, n in LONG)
+        for n in names
+    )
+
+
+def _said(doc: str) -> str:
+    """A meaning without the kinds it is for ("requested: when it expires"): a table holds one kind."""
+    kinds, colon, meaning = doc.partition(": ")
+    if not colon or not set(kinds.split(", ")) <= KINDS:
+        return doc
+    return meaning[0].upper() + meaning[1:]
 
 
 def all_of(record: str, *but: str) -> tuple[Column, ...]:
@@ -63,6 +79,8 @@ def all_of(record: str, *but: str) -> tuple[Column, ...]:
 
 _TASK = ("requested_at", "request_id", "round")
 _WHOSE = ("tenant", "domain", "home")
+_STATUS = "ok, failed, rejected, expired or cancelled"
+_POLICY = "round-robin (a control arm), or learned (null)"
 _MODEL = ("model_version", "settings_version", "degraded")
 
 REQUEST = Table(
@@ -148,7 +166,7 @@ RESULT = Table(
         *of("experience", ["judged", "topology", "quality_predicted", "duration_predicted_us", "priority"]),
         *of("experience", ["cost_usd_micros", "cpu_us", "tokens"]),
         Column("attempts", I16, "Attempts over all steps", "attempts"),
-        *of("experience", ["latency_us", "finished_at", "team", *_MODEL]),
+        *of("experience", ["latency_us", "finished_at", "team", *_MODEL], latency_us="Requested to result"),
     ),
     _TASK,
     time="requested_at",

@@ -315,14 +315,13 @@ CREATE TABLE aos_data.alert (
 );
 SELECT create_hypertable('aos_data.alert', by_range('seen_at', INTERVAL '6 hours'), create_default_indexes => false);
 
--- by request, by agent and time, by tenant and time
+-- by request, by agent and time, by tenant and time. A result is found by its request's time and id (the key), so it
+-- needs no index of its own: each index costs 2 to 4 us a row.
 CREATE INDEX request_by_id ON aos_data.request (request_id);
 CREATE INDEX request_by_tenant ON aos_data.request (tenant, requested_at);
 CREATE INDEX decision_by_id ON aos_data.decision (request_id);
 CREATE INDEX attempt_by_id ON aos_data.attempt (request_id);
 CREATE INDEX attempt_by_agent ON aos_data.attempt (agent, requested_at);
-CREATE INDEX result_by_id ON aos_data.result (request_id);
-CREATE INDEX result_by_tenant ON aos_data.result (tenant, requested_at);
 CREATE INDEX note_by_id ON aos_data.note (request_id);
 CREATE INDEX dead_letter_by_tenant ON aos_data.dead_letter (tenant, appended_at);
 
