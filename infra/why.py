@@ -57,12 +57,11 @@ def _decision(decision: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
     if decision["kind"] == "refused":
         return [f"{name}: refused in cell {decision['cell']}: {decision['violated']}"]
     how = f"{decision['policy']}, probability {_short(decision['probability'])}, draw {_short(decision['draw'])}"
-    marks = [text for text, is_so in (("capacity overrode the best", decision["overridden"]),
-                                      ("on trial", decision["trial"]), ("degraded", decision["degraded"])) if is_so]  # fmt: skip
+    possible = (("overridden", "capacity overrode the best"), ("trial", "on trial"), ("degraded", "degraded"))
+    marks = [text for column, text in possible if decision[column]]
     lines = [f"{name}: {decision['agent']} ({'; '.join([how, *marks])})"]
-    lines.append(
-        f"  kind {decision['task_kind'] or '-'}, model {decision['model_version']}, waited {decision['waited_us'] / 1000:.1f} ms"
-    )
+    kind, waited = decision["task_kind"] or "-", decision["waited_us"] / 1000
+    lines.append(f"  kind {kind}, model {decision['model_version']}, waited {waited:.1f} ms")
     columns = (
         "candidate_agents",
         "candidate_scores",

@@ -80,7 +80,8 @@ def tasks_show(id: str, output: FormOption = Form.text) -> None:
 
     Example: aos tasks show my-request
     """
-    query = "SELECT * FROM aos.tasks WHERE id = %s OR replace(request_id::text, '-', '') = replace(%s, '-', '') ORDER BY round DESC"
+    same = "id = %s OR replace(request_id::text, '-', '') = replace(%s, '-', '')"
+    query = f"SELECT * FROM aos.tasks WHERE {same} ORDER BY round DESC"
     _one(_rows(query, id, id), f"request {id}", output)
 
 

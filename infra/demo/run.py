@@ -183,9 +183,8 @@ class Demo:
             return
         self.course.recovered_s = time.time() - self.course.killed_at
         ended = len(self.course.results)
-        self._say(
-            f"  … it is back: first result after {self.course.recovered_s:.1f} s; {self.course.sent} sent, {ended} ended"
-        )
+        after = f"first result after {self.course.recovered_s:.1f} s"
+        self._say(f"  … it is back: {after}; {self.course.sent} sent, {ended} ended")
 
     async def _all(self, client: Client, requests: Iterable[dict[str, Any]]) -> None:
         slots = asyncio.Semaphore(IN_FLIGHT)
