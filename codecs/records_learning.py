@@ -106,7 +106,11 @@ EXPERIENCE = Record(
     "What an outcome teaches; one partition a learning domain",
     (
         *COMMON,
-        need("kind", TEXT, "attempt, request, correction or foreign"),
+        need(
+            "kind",
+            TEXT,
+            "attempt, request, correction, foreign, ignored (an answer that counted for nothing) or tick",
+        ),
         need("step", I16, "Number of the step; -1 for a request, -2 when the correction names it"),
         may("step_name", TEXT, "Name of the step, or activity of a foreign event"),
         need("attempt", I16, "Number of the attempt"),
