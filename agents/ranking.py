@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from aos.agents.fleet import Fleet
 from aos.agents.matching import FILTERED_MAX, Eligible
@@ -120,6 +121,17 @@ def mix(values: np.ndarray) -> np.ndarray:
     values *= np.uint32(0xC2B2AE35)
     values ^= values >> np.uint32(16)
     return values
+
+
+def salts(rows: pa.RecordBatch, seed: int, names: Sequence[str]) -> np.ndarray:
+    """A hash of the request and the columns `names` for each row: uint32 [rows]."""
+    ids = rows.column("request_id")
+    words = np.frombuffer(ids.buffers()[1], np.uint32)[ids.offset * 4 : (ids.offset + len(ids)) * 4]
+    folded: np.ndarray = np.bitwise_xor.reduce(words.reshape(-1, 4), axis=1)
+    salt = mix(folded ^ np.uint32(seed & 0xFFFFFFFF))
+    for name in names:
+        salt = mix(salt ^ (rows.column(name).to_numpy().astype(np.uint32) + np.uint32(0x9E3779B9)))
+    return salt
 
 
 @dataclass(slots=True)

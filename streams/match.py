@@ -30,7 +30,7 @@ import pyarrow as pa
 from aos.agents import matching
 from aos.agents.fleet import Fleet
 from aos.agents.matching import FILTERED_MAX, Eligible, Memory, Wish
-from aos.agents.ranking import TURN_US, Ask, Limits, Ranked, Tasks, mix, rank
+from aos.agents.ranking import TURN_US, Ask, Limits, Ranked, Tasks, rank, salts
 from aos.codecs.rows import from_columns, record, take_common, tensor
 from aos.streams.processor import Batch, Output, Step, Views
 from aos.streams.views import settings_version
@@ -128,20 +128,9 @@ def _tasks(tasks: pa.RecordBatch, now: int, seed: int) -> Tasks:
         np.ascontiguousarray(tensor(tasks.column("surface")), np.float32),
         tensor(tasks.column("embedding")).astype(np.float32),
         np.where(budgets.is_null(), np.inf, budgets.fill_null(0).to_numpy(zero_copy_only=False)),
-        salts(tasks, seed),
+        salts(tasks, seed, ("round", "step", "match_round")),
         now // TURN_US,
     )
-
-
-def salts(rows: pa.RecordBatch, seed: int) -> np.ndarray:
-    """A hash of request, round, step and matching round for each row: uint32 [rows]."""
-    ids = rows.column("request_id")
-    words = np.frombuffer(ids.buffers()[1], np.uint32)[ids.offset * 4 : (ids.offset + len(ids)) * 4]
-    folded: np.ndarray = np.bitwise_xor.reduce(words.reshape(-1, 4), axis=1)
-    salt = mix(folded ^ np.uint32(seed & 0xFFFFFFFF))
-    for name in ("round", "step", "match_round"):
-        salt = mix(salt ^ rows.column(name).to_numpy().astype(np.uint32) + np.uint32(0x9E3779B9))
-    return salt
 
 
 def _doubted(ranked: Ranked, confidence_min: float) -> np.ndarray:

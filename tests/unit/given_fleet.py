@@ -157,3 +157,50 @@ def task_rows(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 def batch_of(rows: pa.RecordBatch, topic: str, offset: int = 0) -> Batch:
     """One log message."""
     return Batch(topic, 1, offset, rows)
+
+
+def candidate(agent: str, **said: Any) -> dict[str, Any]:
+    """A candidate that can do all of one required capability."""
+    return {
+        "agent": agent,
+        "service": "crew",
+        "cell": "default",
+        "cell_partition": 0,
+        "score": 0.5,
+        "deviation": 0.1,
+        "similarity": 0.0,
+        "cost_usd_micros": 0,
+        "latency_us": 1000,
+        "timeout_ms": 0,
+        "covers": 1,
+        "trial": False,
+    } | said
+
+
+def match_rows(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Rows of aos.matches; what is not said is that of a request of one step with nobody."""
+    count = len(rows)
+    base: dict[str, Any] = common(count)
+    standard: dict[str, Any] = {
+        "step": 0,
+        "step_name": "main",
+        "steps_count": 1,
+        "match_round": 0,
+        "require": ["work"],
+        "after": [],
+        "priority": 2,
+        "candidates": [],
+        "filtered": [],
+        "filtered_count": 0,
+        "shortfall": 0,
+        "model_version": 7,
+        "settings_version": 0,
+        "degraded": False,
+    }
+    names = set(standard) | {name for row in rows for name in row}
+    for name in names:
+        base[name] = [
+            row.get(name, standard.get(name, base.get(name, [None] * count)[at]))
+            for at, row in enumerate(rows)
+        ]
+    return from_columns("match", count, base)
