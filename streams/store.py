@@ -329,18 +329,11 @@ def _distinct(table: Table, rows: pa.Table) -> pa.Table:
     if not table.replaced_by:
         return _one_of(rows, table.once or table.key, "min")
     keys = list(table.replaced_by)
-    newest = (
-        rows.select([*keys, "log_offset"])
-        .group_by(keys, use_threads=False)
-        .aggregate([("log_offset", "max")])
-    )
-    if newest.num_rows < rows.num_rows:
-        joined = rows.join(newest, keys, join_type="inner", use_threads=False).select(
-            [*rows.schema.names, "log_offset_max"]
-        )
-        rows = joined.filter(pc.equal(joined.column("log_offset"), joined.column("log_offset_max")))
-        rows = rows.drop_columns("log_offset_max")
-    return _one_of(rows, table.key, "max")
+    placed = rows.select([*keys, "log_offset"]).append_column("__place", pa.array(np.arange(rows.num_rows)))
+    newest = placed.group_by(keys, use_threads=False).aggregate([("log_offset", "max")])
+    joined = placed.join(newest, keys, join_type="inner", use_threads=False)
+    last = joined.filter(pc.equal(joined.column("log_offset"), joined.column("log_offset_max")))
+    return _one_of(rows.take(pa.array(np.sort(last.column("__place").to_numpy()))), table.key, "max")
 
 
 def _one_of(rows: pa.Table, key: tuple[str, ...], choose: str) -> pa.Table:
