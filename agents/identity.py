@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hmac
 import struct
+from functools import lru_cache
 from hashlib import blake2b, sha256
+from typing import Any
 
 ID_BYTES = 16
+Hash = Any  # hashlib does not name the type of its objects
 _ORIGIN = struct.Struct(">iqi")  # partition, offset, row
 _ATTEMPT = struct.Struct(">hhhq")  # round, step, attempt, epoch
 
@@ -40,7 +43,19 @@ def token(
 ) -> bytes:
     """16 bytes that only who holds `secret` can make: the right to answer one attempt as one agent."""
     data = request_id + _ATTEMPT.pack(round, step, attempt, epoch) + agent.encode()
-    return hmac.digest(secret, data, sha256)[:ID_BYTES]
+    inner, outer = _pads(secret)
+    inside, outside = inner.copy(), outer.copy()
+    inside.update(data)
+    outside.update(inside.digest())
+    return outside.digest()[:ID_BYTES]
+
+
+@lru_cache(maxsize=8)
+def _pads(secret: bytes) -> tuple[Hash, Hash]:
+    """HMAC-SHA256's two states after the key (RFC 2104): hmac.digest makes them anew each time, at twice the cost."""
+    key = sha256(secret).digest() if len(secret) > 64 else secret
+    padded = key.ljust(64, b"\0")
+    return sha256(bytes(b ^ 0x36 for b in padded)), sha256(bytes(b ^ 0x5C for b in padded))
 
 
 def token_is(expected: bytes, given: bytes | None) -> bool:

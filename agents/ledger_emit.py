@@ -165,7 +165,7 @@ def say_end(turn: Turn, request: Request, status: str, code: str | None, message
     common, steps = request.common, request.steps
     if message is None and code in CODES:
         message = CODES[code].message
-    agents = list(dict.fromkeys(step.agent for step in steps if step.agent and step.state == DONE))
+    agents = list(dict.fromkeys([step.agent for step in steps if step.agent and step.state == DONE]))
     score = _score(request, status)
     last = _output(request) if status == "ok" else None
     latency = max(0, turn.now - common.requested_at)
@@ -181,7 +181,7 @@ def say_end(turn: Turn, request: Request, status: str, code: str | None, message
         TrailRow(
             common, b"", b"", "request", request.id, -1, "", request.attempts, request.task_kind,
             request.priority, request.policy, None, None, None, status, code, message, score,
-            any(step.verdict is not None for step in steps), None, None, request.topology,
+            any([step.verdict is not None for step in steps]), None, None, request.topology,
             request.quality_predicted, request.duration_predicted_us, request.budget_cpu_us,
             request.cost_usd_micros, request.cpu_us, request.tokens, None, None, turn.now, latency, agents,
             request.ignored, request.model_version, request.settings_version, request.degraded,
@@ -213,6 +213,8 @@ def _output(request: Request) -> Step:
 
     Where that is a judge without an output of its own, what it judged is meant.
     """
+    if request.size == 1:
+        return request.steps[0]
     steps = request.steps[: request.size]
     followed = {number for step in steps for number in step.after}
     last = next(step for step in steps if step.number not in followed)

@@ -86,9 +86,9 @@ def _outputs(turn: Turn) -> Iterable[Output]:
         for (topic, partition), rows in ledger_rows.by_cell(turn.releases):
             yield Output(topic, rows, partition)
     if turn.results:
-        results, kept = ledger_rows.result_rows(turn.results)
+        results, kept = ledger_rows.by_tenant(turn.results)
         turn.state.memory.add(kept)
-        for topic, rows in ledger_rows.by_tenant(results):
+        for topic, rows in results:
             yield Output(topic, rows, home)
     if turn.trails:
         yield Output("aos.trails", ledger_rows.trail_rows(turn.trails), home)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +80,11 @@ def test_a_tenant_cannot_name_anothers_domain() -> None:
     assert identity.domain("acme", None) == "acme"
     assert identity.domain("acme", "") == "acme"
     assert identity.domain("acme", "globex") == "acme/globex"
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 200])
+def test_a_token_is_the_hmac_sha256_of_the_standard_library(size: int) -> None:
+    secret, agent = bytes(range(size)), "agent"
+    data = bytes(16) + struct.pack(">hhhq", 1, 2, 3, 4) + agent.encode()
+    made = identity.token(secret, bytes(16), 1, 2, 3, agent, 4)
+    assert made == hmac.digest(secret, data, "sha256")[:16]
