@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aos.codecs.columns import lengths, offsets, valid
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
 
 CHUNK_BYTES = 32_768  # texts encoded at once: the intermediate arrays then stay in the processor's cache
@@ -82,9 +83,7 @@ def embed(texts: pa.Array) -> np.ndarray:
     )
     for first, last, data, sizes in _chunks(padded):
         found[first:last] = _vectors(data, sizes)
-    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), True)
-    if pc.any(blank).as_py():
-        found[blank.to_numpy(zero_copy_only=False)] = 0
+    found[lengths(pc.utf8_trim_whitespace(texts)) == 0] = 0
     return found
 
 
@@ -103,9 +102,7 @@ def project(tensor: np.ndarray) -> np.ndarray:
 
 def _bytes_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of a string or binary column without nulls, and the offsets [n + 1] of its elements in them."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4)
-    return np.frombuffer(data or b"", np.uint8), ends
+    return np.frombuffer(texts.buffers()[2] or b"", np.uint8), offsets(texts)
 
 
 def _chunks(texts: pa.Array) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
@@ -133,12 +130,13 @@ def _signed(places: np.ndarray, count: int) -> np.ndarray:
     """Sums of signs [count, 256] from places: row * 512 + sign * 256 + column."""
     counts = np.bincount(places, minlength=count * _PLACES)[: count * _PLACES]
     halves = counts.reshape(count, 2, EMBEDDING_SIZE)
-    return (halves[:, 0] - halves[:, 1]).astype(np.float64)
+    found: np.ndarray = (halves[:, 0] - halves[:, 1]).astype(np.float64)
+    return found
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return np.asarray(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))
 
 
 def _run_places(data: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -193,9 +191,7 @@ def surface(
 
     `texts` (string) and `payloads` (binary) may hold nulls; `budget_cpu_us` is 0 where there is none.
     """
-    texts = pc.fill_null(texts, "")
-    has = pc.is_valid(payloads).to_numpy(zero_copy_only=False)
-    sizes = pc.fill_null(pc.binary_length(payloads), 0).to_numpy(zero_copy_only=False)
+    has, sizes = valid(payloads), lengths(payloads)
     found = np.zeros((len(texts), SURFACE_SIZE), np.float32)
     found[:, 0] = 1
     _text_features(texts, found)
@@ -218,7 +214,9 @@ def _text_features(texts: pa.Array, found: np.ndarray) -> None:
     if len(texts) == 0:
         return
     # spaces around each text: what stands beside it in the batch must not change what it is
-    data, ends = _bytes_of(pc.binary_join_element_wise(" ", texts, " ", ""))
+    data, ends = _bytes_of(
+        pc.binary_join_element_wise(" ", texts, " ", "", null_handling="replace", null_replacement="")
+    )
     padded = np.diff(ends)
     rows = np.repeat(np.arange(len(texts), dtype=np.int64) * 256, padded)
     kinds = _KIND[data]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aos.agents import encoding
+from aos.codecs.columns import array, ints, lengths, list_of, valid
 from aos.codecs.fields import EMBEDDING_SIZE, I16S, TEXTS
 from aos.codecs.settings import Settings
 
@@ -63,14 +64,8 @@ class Steps(NamedTuple):
 
     owner: np.ndarray  # int64 [m]: row of the request
     number: np.ndarray  # int16 [m]: number of the step in its request
-    count: np.ndarray  # int64 [n]: steps of each request
+    counts: np.ndarray  # int64 [n]: steps of each request
     columns: dict[str, pa.Array]  # as in LEDGER_STEP, without embedding and surface
-
-
-def ints(column: pa.Array, absent: int) -> np.ndarray:
-    """A column of whole numbers or times as int64, `absent` where it is null."""
-    found: np.ndarray = column.cast(pa.int64()).fill_null(absent).to_numpy(zero_copy_only=False)
-    return found
 
 
 def check(rows: pa.RecordBatch, appended_at: np.ndarray, settings: Settings) -> Checked:
@@ -81,24 +76,26 @@ def check(rows: pa.RecordBatch, appended_at: np.ndarray, settings: Settings) -> 
     refused: dict[int, Refusal] = {}
 
     def refuse(where: np.ndarray, code: str, message: str) -> None:
-        for row in np.flatnonzero(where):
-            refused.setdefault(int(row), Refusal(code, message))
+        if where.any():
+            for row in np.flatnonzero(where):
+                refused.setdefault(int(row), Refusal(code, message))
 
     _ranges(rows, refuse)
-    requested = ints(rows["requested_at"], -1)
-    given = rows["requested_at"].is_valid().to_numpy(zero_copy_only=False)
-    late = requested > appended_at + FUTURE_US
-    early = requested < appended_at - settings.past_days * _DAY_US
-    refuse(given & late, "AOS2012", "requested_at is more than a day after the broker's clock")
-    refuse(given & early, "AOS2012", f"requested_at is more than {settings.past_days} days ago")
+    times = rows["requested_at"]
+    if times.null_count < len(times):
+        requested = np.where(valid(times), ints(times, 0), appended_at)
+        late = requested > appended_at + FUTURE_US
+        early = requested < appended_at - settings.past_days * _DAY_US
+        refuse(late, "AOS2012", "requested_at is more than a day after the broker's clock")
+        refuse(early, "AOS2012", f"requested_at is more than {settings.past_days} days ago")
     for row, refusal in _tensors(rows).items():
         refused.setdefault(row, refusal)
     sizes = _bytes(rows)
     too_large = sizes > settings.payload_bytes_max
     refuse(too_large, "AOS2004", f"text and payload take more than {settings.payload_bytes_max} bytes")
-    workflow = _lengths(rows["steps"]) > 0
+    workflow = lengths(rows["steps"]) > 0
     refuse(
-        ~workflow & (_sizes(rows["text"]) == 0) & ~_valid(rows["payload"]) & (_lengths(rows["tensor"]) == 0),
+        ~workflow & (lengths(rows["text"]) == 0) & ~valid(rows["payload"]) & (lengths(rows["tensor"]) == 0),
         "AOS2009", "neither text nor payload, tensor or steps",
     )  # fmt: skip
     return Checked(refused, _workflows(rows, workflow, settings, refused))
@@ -125,31 +122,32 @@ def _ranges(rows: pa.RecordBatch, refuse: Any) -> None:
         ("task_kind", NAME_BYTES_MAX),
         ("content_type", NAME_BYTES_MAX),
     ):
-        refuse(_sizes(rows[name]) > most, "AOS2010", f"{name} is longer than {most} bytes")
-    refuse(_lengths(rows["require"]) > REQUIRE_MAX, "AOS2010", f"require has more than {REQUIRE_MAX} names")
+        if rows[name].null_count < rows.num_rows:
+            refuse(lengths(rows[name]) > most, "AOS2010", f"{name} is longer than {most} bytes")
+    refuse(lengths(rows["require"]) > REQUIRE_MAX, "AOS2010", f"require has more than {REQUIRE_MAX} names")
     refuse(_names(rows) > NAMES_BYTES_MAX, "AOS2010", f"its names take more than {NAMES_BYTES_MAX} bytes")
 
 
 def _names(rows: pa.RecordBatch) -> np.ndarray:
     """Bytes of the names that travel with a request's tasks."""
-    lists = _list_bytes(rows["require"]) + _list_bytes(rows["pin"]) + _list_bytes(rows["exclude"])
-    return lists + _sizes(rows["domain"]) + _sizes(rows["task_kind"])
+    lists: np.ndarray = _list_bytes(rows["require"]) + _list_bytes(rows["pin"]) + _list_bytes(rows["exclude"])
+    return np.asarray(lists + lengths(rows["domain"]) + lengths(rows["task_kind"]))
 
 
 def _bytes(rows: pa.RecordBatch) -> np.ndarray:
     """Bytes of text and payload of each request; a tensor without payload is the payload."""
-    tensors = np.where(_valid(rows["payload"]), 0, _lengths(rows["tensor"]) * 4)
-    return np.asarray(_sizes(rows["text"]) + _sizes(rows["payload"]) + tensors)
+    tensors = np.where(valid(rows["payload"]), 0, lengths(rows["tensor"]) * 4)
+    return np.asarray(lengths(rows["text"]) + lengths(rows["payload"]) + tensors)
 
 
 def _tensors(rows: pa.RecordBatch) -> dict[int, Refusal]:
     refused: dict[int, Refusal] = {}
     if rows["tensor_shape"].null_count == rows.num_rows:
         return refused
-    lengths = _lengths(rows["tensor"])
+    sizes = lengths(rows["tensor"])
     for row, shape in enumerate(rows["tensor_shape"].to_pylist()):
-        if shape is not None and (min(shape, default=1) < 0 or math.prod(shape) != lengths[row] or not shape):
-            shown = f"shape {shape[:8]} of {lengths[row]} values"
+        if shape is not None and (min(shape, default=1) < 0 or math.prod(shape) != sizes[row] or not shape):
+            shown = f"shape {shape[:8]} of {sizes[row]} values"
             refused[row] = Refusal("AOS1010", f"tensor_shape does not fit: {shown[:200]}")
     return refused
 
@@ -162,7 +160,7 @@ def _workflows(
     if not workflow.any():
         return graphs
     steps = rows["steps"].flatten()
-    counts = _lengths(rows["steps"])
+    counts = lengths(rows["steps"])
     ends = np.cumsum(counts)
     wrong = _step_refusals(rows, steps, np.repeat(np.arange(len(counts)), counts), settings.payload_bytes_max)
     names = steps.field("name").to_pylist()
@@ -198,16 +196,16 @@ def _step_refusals(
     outside = (timeouts < TIMEOUT_MS_MIN) | (timeouts > TIMEOUT_MS_MAX)
     refuse(outside, "AOS2010", f"timeout_ms must be from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}")
     names = sum(_list_bytes(steps.field(name)) for name in ("require", "pin", "exclude"))
-    names = names + _sizes(steps.field("name")) + _sizes(steps.field("task_kind")) + _names(rows)[owner]
+    names = names + lengths(steps.field("name")) + lengths(steps.field("task_kind")) + _names(rows)[owner]
     refuse(names > NAMES_BYTES_MAX, "AOS2010", f"its names take more than {NAMES_BYTES_MAX} bytes")
-    many = _lengths(steps.field("require")) > REQUIRE_MAX
+    many = lengths(steps.field("require")) > REQUIRE_MAX
     refuse(many, "AOS2010", f"require has more than {REQUIRE_MAX} names")
     sizes = np.zeros(len(owner), np.int64)
     for name in ("text", "payload"):
-        own, inherited = steps.field(name), _sizes(rows[name])
+        own, inherited = steps.field(name), lengths(rows[name])
         if name == "payload":
-            inherited = _bytes(rows) - _sizes(rows["text"])
-        sizes += np.where(_valid(own), _sizes(own), inherited[owner])
+            inherited = _bytes(rows) - lengths(rows["text"])
+        sizes += np.where(valid(own), lengths(own), inherited[owner])
     refuse(sizes > payload_bytes_max, "AOS2004", f"text and payload take more than {payload_bytes_max} bytes")
     whole = np.bincount(owner, sizes, rows.num_rows)
     refuse(
@@ -281,8 +279,8 @@ def explode(rows: pa.RecordBatch, graphs: Mapping[int, Graph]) -> Steps:
         number, count = np.zeros(single, np.int16), np.ones(single, np.int64)
         columns = inherited | {
             "name": pa.repeat(SINGLE_STEP, single),
-            "after": _empty_lists(single),
-            "judges": pa.repeat(pa.scalar(-1, pa.int16()), single),
+            "after": list_of(np.zeros(single, np.int32), pa.array([], pa.int16()), I16S),
+            "judges": array(np.full(single, -1), pa.int16()),
             "timeout_ms": pa.nulls(single, pa.int64()),
             "content_type": content_type,
         }
@@ -298,16 +296,16 @@ def _taken_apart(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, pa.Array]]:
     """`explode` where there are workflows: own columns of a step, the request's where they are null."""
     steps = rows["steps"].flatten()
-    lengths = _lengths(rows["steps"])
-    count = np.maximum(lengths, 1)
+    given = lengths(rows["steps"])
+    count = np.maximum(given, 1)
     owner = np.repeat(np.arange(rows.num_rows), count)
     number = (np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)).astype(np.int16)
-    of_workflow = lengths[owner] > 0
+    of_workflow = given[owner] > 0
     flat = np.where(of_workflow, np.cumsum(of_workflow) - 1, -1)  # place of each step in `steps`
     columns: dict[str, pa.Array] = {}
     for name, whole in inherited.items():
         own = steps.field(name)
-        mine = of_workflow & _valid(own)[flat] if len(steps) else of_workflow
+        mine = of_workflow & valid(own)[flat] if len(steps) else of_workflow
         take = np.where(mine, flat, len(steps) + owner)
         columns[name] = pa.concat_arrays([own, whole]).take(pa.array(take))
         if name == "payload":
@@ -329,7 +327,7 @@ def _taken_apart(
 def _payloads(rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
     """Payload and media type of each request; a tensor without payload becomes the payload."""
     payload, content_type = rows["payload"], rows["content_type"]
-    alone = ~_valid(payload) & (_lengths(rows["tensor"]) > 0)
+    alone = ~valid(payload) & (lengths(rows["tensor"]) > 0)
     if not alone.any():
         return payload, content_type
     values, types = payload.to_pylist(), content_type.to_pylist()
@@ -356,47 +354,23 @@ def embeddings(rows: pa.RecordBatch, steps: Steps) -> np.ndarray:
     if rows["tensor"].null_count == rows.num_rows:
         return found
     own = np.zeros(len(steps.owner), bool)
-    workflow = _lengths(rows["steps"]) > 0
-    own[workflow[steps.owner]] = _valid(rows["steps"].flatten().field("text"))
-    for row in np.flatnonzero(_lengths(rows["tensor"])):
+    workflow = lengths(rows["steps"]) > 0
+    own[workflow[steps.owner]] = valid(rows["steps"].flatten().field("text"))
+    for row in np.flatnonzero(lengths(rows["tensor"])):
         tensor = rows["tensor"][int(row)].values.to_numpy(zero_copy_only=False)
         found[(steps.owner == row) & ~own] = encoding.project(tensor)
     return found
-
-
-def _valid(column: pa.Array) -> np.ndarray:
-    found: np.ndarray = column.is_valid().to_numpy(zero_copy_only=False)
-    return found
-
-
-def _sizes(column: pa.Array) -> np.ndarray:
-    """Bytes of each text or payload, 0 for null."""
-    return ints(pc.binary_length(column), 0)
-
-
-def _lengths(column: pa.Array) -> np.ndarray:
-    """Items of each list, 0 for null."""
-    return ints(column.value_lengths(), 0)
 
 
 def _list_bytes(column: pa.Array) -> np.ndarray:
     """Bytes of all texts of each list."""
     if column.null_count == len(column):
         return np.zeros(len(column), np.int64)
-    sums = np.concatenate([[0], np.cumsum(_sizes(column.flatten()))])
-    ends = np.cumsum(_lengths(column))
-    return np.asarray(sums[ends] - sums[ends - _lengths(column)])
+    sums = np.concatenate([[0], np.cumsum(lengths(column.flatten()))])
+    ends = np.cumsum(lengths(column))
+    return np.asarray(sums[ends] - sums[ends - lengths(column)])
 
 
 def _filled(column: pa.Array) -> pa.Array:
     """A list column with empty lists for nulls."""
-    if column.null_count == 0:
-        return column
-    offsets = np.concatenate([[0], np.cumsum(_lengths(column))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), column.flatten(), type=TEXTS)
-
-
-def _empty_lists(count: int) -> pa.Array:
-    return pa.ListArray.from_arrays(
-        pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.int16()), type=I16S
-    )
+    return column if column.null_count == 0 else list_of(lengths(column), column.flatten(), TEXTS)

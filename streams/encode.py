@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from aos.agents import encoding, identity, requests
 from aos.agents.requests import Refusal, Steps
 from aos.codecs import rows as make
+from aos.codecs.columns import array, ints, list_of, valid
 from aos.codecs.errors import CODES, RecordError
-from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
+from aos.codecs.fields import I8, I16, I32, TIME
 from aos.codecs.records_edge import REQUEST
 from aos.codecs.records_flow import LEDGER
 from aos.codecs.topics import tenant_of
@@ -88,7 +89,7 @@ def _common(
         )
     ]
     partitions = views.partitions["aos.tasks"]
-    requested = np.minimum(requests.ints(rows["requested_at"], np.iinfo(np.int64).max), appended)
+    requested = np.minimum(ints(rows["requested_at"], np.iinfo(np.int64).max), appended)
     if rows["domain"].null_count == count:
         domains = tenants
     else:
@@ -98,10 +99,10 @@ def _common(
         "tenant": pa.array(tenants, pa.string()),
         "traceparent": rows["traceparent"],
         "request_id": pa.array(ids, pa.binary(16)),
-        "requested_at": pa.array(requested).cast(make.record("task")["requested_at"].type),
-        "home": pa.array([identity.home(one, partitions) for one in ids], pa.int32()),
+        "requested_at": array(requested, TIME),
+        "home": pa.array([identity.home(one, partitions) for one in ids], I32),
         "domain": pa.array(domains, pa.string()),
-        "round": pa.array(np.zeros(count, np.int16)),
+        "round": array(np.zeros(count, np.int16), I16),
     }
 
 
@@ -120,7 +121,7 @@ def _rejected(
     columns: dict[str, Any] = {name: column.take(taken) for name, column in common.items()}
     columns["traceparent"] = pa.nulls(len(order), pa.string())
     columns["domain"] = columns["tenant"]
-    columns["requested_at"] = pa.array(appended[order]).cast(columns["requested_at"].type)
+    columns["requested_at"] = array(appended[order], TIME)
     columns |= {
         "kind": pa.repeat("rejected", len(order)),
         "id": pc.utf8_slice_codeunits(ids, 0, requests.ID_BYTES_MAX),
@@ -139,7 +140,7 @@ def _accepted(
     limits = _limits(rows, common)
     vectors = requests.embeddings(rows, steps)
     priority = limits["priority"].to_numpy()[steps.owner]
-    budget = requests.ints(rows["budget_cpu_us"], 0)[steps.owner]
+    budget = ints(rows["budget_cpu_us"], 0)[steps.owner]
     surface = encoding.surface(steps.columns["text"], steps.columns["payload"], priority, budget)
     ledger = make.from_columns(
         "entry",
@@ -161,14 +162,13 @@ def _accepted(
 
 
 def _limits(rows: pa.RecordBatch, common: dict[str, pa.Array]) -> dict[str, pa.Array]:
-    requested = common["requested_at"].cast(pa.int64())
-    deadline = pc.add(requested, pc.multiply(rows["deadline_ms"], 1000))
+    deadline = ints(common["requested_at"], 0) + ints(rows["deadline_ms"], 0) * 1000
     policy = rows["policy"]
     if policy.null_count < len(policy):
         policy = pc.if_else(pc.equal(policy, "learned"), None, policy)
     return {
-        "priority": rows["priority"].fill_null(requests.PRIORITY_DEFAULT),
-        "deadline_at": deadline.cast(common["requested_at"].type),
+        "priority": array(ints(rows["priority"], requests.PRIORITY_DEFAULT), I8),
+        "deadline_at": array(deadline, TIME, ~valid(rows["deadline_ms"])),
         "budget_usd_micros": rows["budget_usd_micros"],
         "budget_cpu_us": rows["budget_cpu_us"],
         "policy": policy,
@@ -182,14 +182,12 @@ def _ledger_steps(steps: Steps, vectors: np.ndarray, surface: np.ndarray) -> pa.
     """The ledger's list of steps of each request."""
     type = _LEDGER_STEPS.value_type
     columns = dict(steps.columns)
-    for name, values, size in (("embedding", vectors, EMBEDDING_SIZE), ("surface", surface, SURFACE_SIZE)):
+    for name, values in (("embedding", vectors), ("surface", surface)):
         flat = pa.array(values.reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, type=type.field(name).type)
-        assert len(columns[name]) * size == values.size
     arrays = [columns[field.name] for field in type]
-    offsets = np.concatenate([[0], np.cumsum(steps.count)]).astype(np.int32)
     structs = pa.StructArray.from_arrays(arrays, fields=list(type))
-    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=_LEDGER_STEPS)
+    return list_of(steps.counts, structs, _LEDGER_STEPS)
 
 
 def _tasks(
@@ -197,14 +195,14 @@ def _tasks(
 ) -> pa.RecordBatch:
     """One row a step: `shared` are columns of the requests."""
     count = len(steps.owner)
-    if count > len(steps.count):
+    if count > len(steps.counts):
         owner = pa.array(steps.owner)
         shared = {name: column.take(owner) for name, column in shared.items()}
     columns: dict[str, Any] = {
-        "step": pa.array(steps.number),
+        "step": array(steps.number, I16),
         "step_name": steps.columns["name"],
-        "steps_count": pa.array(steps.count[steps.owner].astype(np.int16)),
-        "match_round": pa.array(np.zeros(count, np.int16)),
+        "steps_count": array(steps.counts[steps.owner], I16),
+        "match_round": array(np.zeros(count), I16),
         "embedding": vectors,
         "surface": surface,
     }
