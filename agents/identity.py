@@ -47,7 +47,8 @@ def token(
     inside, outside = inner.copy(), outer.copy()
     inside.update(data)
     outside.update(inside.digest())
-    return outside.digest()[:ID_BYTES]
+    made: bytes = outside.digest()[:ID_BYTES]
+    return made
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +61,7 @@ def _pads(secret: bytes) -> tuple[Hash, Hash]:
 
 def token_is(expected: bytes, given: bytes | None) -> bool:
     """Whether an answer carries the right token, compared in constant time."""
-    return given is not None and hmac.compare_digest(expected, given)
+    return given is not None and bool(hmac.compare_digest(expected, given))
 
 
 def domain(tenant: str, name: str | None) -> str:
