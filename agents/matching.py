@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from aos.agents.fleet import Fleet
 
@@ -39,14 +40,16 @@ class Wish(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
-    """Agents that may do it, by slot: arrays [n]. `filtered` are (agent, reason), at most 8 of `filtered_count`."""
+    """Agents that may do it, by slot: arrays [n]. `filtered` and `reasons` tell of at most 8 of the
+    `filtered_count` others."""
 
     slots: np.ndarray  # int64
     names: tuple[str, ...]
     suspected: np.ndarray  # bool: only if the others are too few
     covers: np.ndarray  # int64: bit i: has the i-th required capability
     partial: bool
-    filtered: tuple[tuple[str, str], ...]
+    filtered: tuple[str, ...]
+    reasons: tuple[str, ...]
     filtered_count: int
 
     def __len__(self) -> int:
@@ -60,16 +63,27 @@ class Memory:
         self._fleet: Fleet | None = None
         self._version = -1
         self._found: dict[tuple[Wish, int], Eligible] = {}
+        self._texts: dict[str, pa.Array] = {}
 
     def eligible(self, fleet: Fleet, wish: Wish, wanted: int) -> Eligible:
         """As `eligible`, remembered."""
-        if fleet is not self._fleet or fleet.version != self._version or len(self._found) >= MEMORY_MAX:
-            self._fleet, self._version = fleet, fleet.version
-            self._found = {}
+        self._refresh(fleet)
         found = self._found.get((wish, wanted))
         if found is None:
             found = self._found[wish, wanted] = eligible(fleet, wish, wanted)
         return found
+
+    def texts(self, fleet: Fleet, name: str) -> pa.Array:
+        """`agents`, `services` or `cells` of all slots as an Arrow column; taking from it is cheaper than making it."""
+        self._refresh(fleet)
+        if name not in self._texts:
+            self._texts[name] = pa.array(getattr(fleet, name), pa.string())
+        return self._texts[name]
+
+    def _refresh(self, fleet: Fleet) -> None:
+        if fleet is not self._fleet or fleet.version != self._version or len(self._found) >= MEMORY_MAX:
+            self._fleet, self._version = fleet, fleet.version
+            self._found, self._texts = {}, {}
 
 
 def eligible(fleet: Fleet, wish: Wish, wanted: int) -> Eligible:
@@ -99,7 +113,7 @@ def eligible(fleet: Fleet, wish: Wish, wanted: int) -> Eligible:
         fleet.suspected[slots],
         _covers(fleet, wish.require, slots, partial),
         partial,
-        _filtered(fleet, reasons, taken),
+        *_filtered(fleet, reasons, taken),
         int(fleet.known.sum()) - len(slots),
     )
 
@@ -118,7 +132,7 @@ def fallback(fleet: Fleet, wish: Wish, service: str) -> Eligible:
     count = int(fleet.known.sum()) - len(slots)
     full = np.full(len(slots), _full(len(wish.require)), np.int64)
     names = tuple(fleet.agents[slots].tolist())
-    return Eligible(slots, names, np.zeros(len(slots), bool), full, False, (), count)
+    return Eligible(slots, names, np.zeros(len(slots), bool), full, False, (), (), count)
 
 
 def _full(required: int) -> int:
@@ -164,13 +178,15 @@ def _covers(fleet: Fleet, require: Sequence[str], slots: np.ndarray, partial: bo
 
 def _filtered(
     fleet: Fleet, reasons: Sequence[tuple[str, np.ndarray]], taken: np.ndarray
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those who came nearest first: what an operator asks is why *this* able agent was not considered."""
-    found: list[tuple[str, str]] = []
+    agents: list[str] = []
+    why: list[str] = []
     for reason, mask in reasons:
-        room = FILTERED_MAX - len(found)
+        room = FILTERED_MAX - len(agents)
         if room == 0:
             break
         slots = np.flatnonzero(mask & ~taken)[:room]
-        found += [(agent, reason) for agent in fleet.agents[slots].tolist()]
-    return tuple(found)
+        agents += fleet.agents[slots].tolist()
+        why += [reason] * len(slots)
+    return tuple(agents), tuple(why)

@@ -226,6 +226,7 @@ def _short(fleet: Fleet, beliefs: Beliefs, ask: Ask, tasks: Tasks, limits: Limit
         one.covers[kept],
         one.partial,
         one.filtered,
+        one.reasons,
         one.filtered_count,
     )
 

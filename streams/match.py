@@ -103,7 +103,7 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
         | {name: tasks.column(name) for name in _SAME}
         | _filtered(fleet, ranked, wishes, found)
         | {
-            "candidates": _candidates(fleet, ranked, len(tasks)),
+            "candidates": _candidates(memory, fleet, ranked, len(tasks)),
             "shortfall": np.maximum(limits.wanted - np.bincount(ranked.rows, minlength=len(tasks)), 0),
             "widened": _widened(ranked, fallen),
             "model_version": [versions[wish.domain] for wish in wishes],
@@ -151,13 +151,14 @@ def _replaced(ranked: Ranked, others: Ranked, fallen: np.ndarray) -> Ranked:
     return Ranked(**whole, over_slots=ranked.over_slots | others.over_slots)
 
 
-def _candidates(fleet: Fleet, ranked: Ranked, count: int) -> pa.Array:
+def _candidates(memory: Memory, fleet: Fleet, ranked: Ranked, count: int) -> pa.Array:
     type = record("match").schema.field("candidates").type
     slots = ranked.slots
+    taken = pa.array(slots)
     columns: dict[str, Any] = {
-        "agent": fleet.agents[slots],
-        "service": fleet.services[slots],
-        "cell": fleet.cells[slots],
+        "agent": memory.texts(fleet, "agents").take(taken),
+        "service": memory.texts(fleet, "services").take(taken),
+        "cell": memory.texts(fleet, "cells").take(taken),
         "cell_partition": fleet.cell_partition[slots],
         "score": ranked.score,
         "deviation": ranked.deviation,
@@ -169,7 +170,10 @@ def _candidates(fleet: Fleet, ranked: Ranked, count: int) -> pa.Array:
         "trial": ranked.trial,
     }
     fields = list(type.value_type)
-    arrays = [pa.array(columns[field.name], field.type) for field in fields]
+    arrays = [
+        column if isinstance(column := columns[field.name], pa.Array) else pa.array(column, field.type)
+        for field in fields
+    ]
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(ranked.rows, minlength=count), out=offsets[1:])
     values = pa.StructArray.from_arrays(arrays, fields=fields)
@@ -202,13 +206,14 @@ def _filtered(
     over = ranked.over.tolist()
     for row, wish in enumerate(wishes):
         one = found[wish]
-        pairs = one.filtered
+        room = FILTERED_MAX
         if over[row]:
             costly = fleet.agents[ranked.over_slots[row]].tolist()
-            pairs = (*((agent, "budget") for agent in costly), *pairs)[:FILTERED_MAX]
-        for agent, reason in pairs:
-            agents.append(agent)
-            reasons.append(reason)
+            agents += costly
+            reasons += ["budget"] * len(costly)
+            room -= len(costly)
+        agents += one.filtered[:room]
+        reasons += one.reasons[:room]
         offsets.append(len(agents))
         counts.append(one.filtered_count + over[row])
     values = pa.StructArray.from_arrays(
