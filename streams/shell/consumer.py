@@ -125,11 +125,24 @@ class SafeThread(drv.AIOKafkaConsumerThread):
         self._ensure_consumer()._fetcher._fetch_max_wait_ms = milliseconds
 
 
+class NoOffsets(dict[TP, int | None]):
+    """In place of Faust's read offsets: it drops what is below the last one it delivered, and sets that only
+    after the delivery, so a partition that is sought back meanwhile stands still for ever."""
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None: ...
+
+    def update(self, *_: Any, **__: Any) -> None: ...
+
+
 class SafeConsumer(drv.Consumer):
     """Consumer of one processor's app."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._read_offset = NoOffsets()
         self.flights: dict[TP, Flight] = {}
         self._epochs: dict[TP, int] = defaultdict(int)
         self._held: set[TP] = set()
@@ -260,7 +273,6 @@ class SafeConsumer(drv.Consumer):
         self._held.difference_update(tps)
         for tp, position in positions.items():
             self.flights[tp] = Flight(committed.get(tp))
-            self._read_offset[tp] = position or None
             self._committed_offset[tp] = committed.get(tp)
         await self._go(positions)
 
@@ -278,7 +290,6 @@ class SafeConsumer(drv.Consumer):
         self._epochs[tp] += 1
         self._held.discard(tp)
         if tp in self.flights:
-            self._read_offset[tp] = offset or None
             await self._go({tp: offset})
 
     async def _go(self, positions: Mapping[TP, int]) -> None:

@@ -112,6 +112,7 @@ class Loop:
         self.now = 0
         self.journal = 0  # next offset of the journal
         self.next_due: int | None = None
+        self.greet = False  # one tick after the replay, before anything else
         self.skip: set[tuple[str, int]] = set()
         self.stopping = False
         self.moved_at = time.monotonic()
@@ -180,12 +181,21 @@ class Loop:
             return self._gather.delay(waiting) if self.kit.processor.edge else 0.0
         return self._until_tick()
 
+    @property
+    def _replaying(self) -> bool:
+        return any(item.replaying for item in self.inputs.values())
+
     def _runnable(self) -> list[Input]:
         replaying = [item for item in self.inputs.values() if item.replaying]
         return [item for item in replaying or self.inputs.values() if item.queue and not item.held]
 
     def _until_tick(self) -> float:
-        if self.next_due is None or any(item.replaying for item in self.inputs.values()):
+        """Seconds until the state is to be called although nothing came."""
+        if self._replaying:
+            return float("inf")
+        if self.greet:
+            return 0.0
+        if self.next_due is None:
             return float("inf")
         since = time.monotonic() - self._ticked_at
         again = TICK_AGAIN_S if self.kit.processor.law is Law.FOLD else TICK_S_MIN
@@ -196,14 +206,14 @@ class Loop:
         began = time.perf_counter()
         out, done = Outgoing(), []
         items = self._runnable()
+        if self._until_tick() <= 0 and not (items and self.kit.processor.law is Law.FOLD):
+            await self._tick(out)  # a fold's clock is its log: while something comes it needs no tick
         for item in items:
             first = item.position
             go_on = self._take_raws(item, out) if self.kit.processor.edge else self._take(item, out, began)
             done.append((item, first, item.position))
             if not go_on:
                 break
-        if not items:
-            await self._tick(out)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
         self._gather.goes()
@@ -253,7 +263,9 @@ class Loop:
             self._bury(raw, getattr(error, "code", "AOS1001"), str(error), out, muted)
             return True
         self._count(raw, rows.num_rows)
-        return self._step(Batch(item.topic, self.partition, record.offset, rows), raw, out, muted)
+        return self._step(
+            Batch(item.topic, self.partition, record.offset, rows, muted=muted), raw, out, muted
+        )
 
     def _take_raws(self, item: Input, out: Outgoing) -> bool:
         """All that waits on one topic of an edge as one batch."""
@@ -274,7 +286,7 @@ class Loop:
             return True
         self.now = max(self.now, max(raw.appended_at for raw in raws))
         return self._step(
-            Batch(item.topic, self.partition, raws[0].offset, NO_ROWS, raws), raws[0], out, muted
+            Batch(item.topic, self.partition, raws[0].offset, NO_ROWS, raws, muted=muted), raws[0], out, muted
         )
 
     def _count(self, raw: Raw, rows: int) -> None:
@@ -371,6 +383,7 @@ class Loop:
     async def _tick(self, out: Outgoing) -> None:
         """Nothing came and the state is due: a fold's tick is a row of its own log, all others' is a call."""
         self._ticked_at = time.monotonic()
+        self.greet = False
         self.kit.metrics.ticks += 1
         processor = self.kit.processor
         topic = next(iter(self.inputs))

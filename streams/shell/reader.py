@@ -41,7 +41,9 @@ class Reader:
         real = [self._real(*tp) for tp in wanted]
         async with self._lock:
             for tp in real:
-                await self._consumer._client._wait_on_metadata(tp.topic)  # else each new topic costs a back-off
+                await self._consumer._client._wait_on_metadata(
+                    tp.topic
+                )  # else each new topic costs a back-off
             first = await self._consumer.beginning_offsets(real)
             end = await self._consumer.end_offsets(real)
         return {tp: (first[r], end[r]) for tp, r in zip(wanted, real, strict=True)}

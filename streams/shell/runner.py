@@ -114,13 +114,11 @@ class Runner:
             done = committed.get(names[topic])
             inputs.append(self._input(topic, names[topic], first, end, done, snapshot))
         loop = Loop(self.kit, partition, inputs, self._state(partition, snapshot))
-        if processor.law in (Law.JOURNAL, Law.VIEW):
-            loop.next_due = (
-                0  # one tick after the replay: what was adopted but not sent goes out, a due time is said
-            )
+        # what was adopted but maybe not sent can only leave from a step that is not muted: that tick
+        loop.greet = processor.law in (Law.JOURNAL, Law.VIEW)
         if snapshot is not None:
             loop.now, loop.journal = snapshot.manifest.now, snapshot.manifest.journal
-            loop.next_due = loop.next_due if loop.next_due is not None else snapshot.manifest.due
+            loop.next_due = snapshot.manifest.due
         loop.skip = self._skips.setdefault(partition, set())
         loop.between = self._keeper.consider
         loop.rewind = self.rewind

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,10 +53,12 @@ class Fleet:
 
     async def __aenter__(self) -> Fleet:
         self._consumer = AIOKafkaConsumer(
-            self.stand.prefix + "toy.acts", bootstrap_servers=self.stand.bootstrap,
-            auto_offset_reset="earliest", fetch_max_wait_ms=20,
-        )  # fmt: skip
+            bootstrap_servers=self.stand.bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=20
+        )
         await self._consumer.start()
+        acts = TopicPartition(self.stand.prefix + "toy.acts", 0)
+        self._consumer.assign([acts])
+        await self._consumer.seek_to_beginning(acts)
         self._task = asyncio.create_task(self._work())
         return self
 
@@ -91,7 +93,7 @@ class Fleet:
 
     async def until(self, count: int, timeout: float) -> None:
         async with asyncio.timeout(timeout):
-            while len(self.slots) < count or self.running:
+            while len(self.slots) < count or self.running:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
@@ -122,7 +124,7 @@ async def test_shell_journal_decides_once_when_killed(stand: Stand, measured: Ca
                 counted += stand.read_past_commit(0, await stand.committed("toy-journal"))
                 worker, spare = spare, await stand.spare()
                 await worker.go()
-        await fleet.until(2 * sent, 60)
+        await fleet.until(2 * sent, 40)
         await asyncio.sleep(0.6)
     metrics = json.loads((stand.folder / "metrics-0").read_text())["toy-journal"]
     assert await worker.end() == 0, worker.tail()
@@ -156,7 +158,7 @@ async def test_shell_pauses_and_resumes_within_fetched_records(
         await fast.producer.flush()
         await slow.producer.flush()
         worker = await stand.worker()
-        await fleet.until(2 * count, 60)
+        await fleet.until(2 * count, 40)
         await asyncio.sleep(0.6)
     metrics: dict[str, Any] = json.loads((stand.folder / "metrics-0").read_text())["toy-journal"]
     assert await worker.end() == 0, worker.tail()
