@@ -178,10 +178,9 @@ class Lanes(Generic[B]):
         for lane in open_:
             lane.begin(now, age)
         while blocked < SCAN_MAX:
-            offers = [(offer, lane.number) for lane in open_ if (offer := lane.peek()) is not None]
-            if not offers:
+            lane = _first(open_)
+            if lane is None:
                 break
-            lane = self.lanes[min(offers)[1]]
             row = lane.advance()
             verdict = take(row)
             if verdict is Verdict.TAKEN:
@@ -197,3 +196,11 @@ class Lanes(Generic[B]):
     def full(self, room: int, free: int) -> list[int]:
         """Numbers of the lanes that must not be read on."""
         return [lane.number for lane in self.lanes if lane.is_full(room, free)]
+
+
+def _first(lanes: list[Lane[B]]) -> Lane[B] | None:
+    """The lane whose offer comes first; None when none has any left."""
+    if len(lanes) == 1:
+        return lanes[0] if lanes[0].peek() is not None else None
+    offers = [(offer, lane.number, lane) for lane in lanes if (offer := lane.peek()) is not None]
+    return min(offers)[2] if offers else None

@@ -39,6 +39,7 @@ from aos.streams.allocate_rows import (
     gather,
     gone_rows,
     keys_of,
+    ledger_entries,
     ledger_outputs,
     told_of,
 )
@@ -130,13 +131,14 @@ class Turn:
         self._load: Load = state.load
         self._lanes: Lanes[Block] = state.lanes
         self._now = now
-        self._seed = seed
+        self._draws = allocating.Draws(seed)
         self._fleet: Fleet = views[FLEET]
         self._strategies: Strategies = views[STRATEGIES]
         self._settings: Settings = views.settings
         self._decided: dict[int, tuple[Block, list[Decided]]] = {}
         self._told: list[Told] = []
         self._first: list[Output] = []
+        self._entries: list[pa.RecordBatch] = []  # decisions of this step, for the ledger
 
     def open(self, rows: pa.RecordBatch) -> Block:
         """Ready rows with the chances that the strategies in force give."""
@@ -220,7 +222,7 @@ class Turn:
                     attempt.answers.append(item)
                 else:
                     self._load.end(item.key, item)
-            self._told += told
+            self._entries.append(rows)
         if self._first:
             state.epoch_seen = state.epoch
         self._pack()
@@ -229,7 +231,7 @@ class Turn:
         busy = bool(self._lanes.rows or self._load.attempts)
         return Step(
             state,
-            outputs=ledger_outputs(self._told),
+            outputs=[*ledger_outputs(self._told), *ledger_entries(self._entries)],
             first=self._first,
             next_due=self._now + WATCH_US if busy else None,
             paused=frozenset(LANES[number] for number in full),
@@ -246,7 +248,7 @@ class Turn:
         block, index = row.block, row.index
         start, end = block.start[index], block.start[index + 1]
         slots = block.slots[start:end]
-        u = allocating.draw(row.key, self._seed)
+        u = self._draws.of(row.key)
         subject = (block.domains[index], block.kinds[index] or "")
         if block.policies[index] == ROUND_ROBIN:
             choice = self._state.rotation.choose(subject, slots)
@@ -257,7 +259,9 @@ class Turn:
         if choice is None:
             return Verdict.BLOCKED
         slot = slots[choice.position]
-        masked = [item.load >= item.limit for item in slots]
+        masked = [False] * len(slots)
+        if len(choice.free) < len(slots):
+            masked = [position not in choice.free for position in range(len(slots))]
         self._state.turns += 1
         allocating.charge(slots, block.arm[start:end], choice.position, self._state.turns)
         if block.policies[index] == ROUND_ROBIN:
