@@ -11,11 +11,11 @@ from pathlib import Path
 from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
-from aos.infra.store import SqlSink
-from aos.streams.processor import Processor
+from aos.infra.store import TimescaleSink
+from aos.streams.processor import Law, Processor
 from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.options import Options
-from aos.streams.shell.topics import TopicSpec, provision, spec_of
+from aos.streams.shell.topics import Admin, TopicSpec, provision, spec_of
 from aos.streams.shell.worker import Deployment, Worker, run
 from aos.streams.topology import GROUPS, PROCESSORS, VIEWS
 
@@ -61,7 +61,7 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
             "AOS5003", "supervise needs the key of the tokens", "set AOS_SECRET, the same for all"
         )
     wanted = {topic for processor in processors for topic in processor.views}
-    sinks = {p.name: SqlSink(settings) for p in processors if p.name == "store"}
+    sinks = {p.name: _sink(settings) for p in processors if p.law is Law.SINK}
     return Deployment(
         processors=processors,
         codec=WireCodec(),
@@ -73,6 +73,14 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
         spec_of=lambda name: inbox_spec(name, settings),
         replication=settings.replication,
     )
+
+
+def _sink(settings: Settings) -> TimescaleSink:
+    async def topic_ids() -> dict[str, str]:
+        async with Admin(options(settings)) as admin:
+            return {name: id for name, (id, _) in (await admin.ids()).items()}
+
+    return TimescaleSink(settings.database_url, topic_ids, settings)
 
 
 def reads(processor: Processor, tenants: Sequence[str]) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ class Worker:
         self.options = options
         self.views = ViewService(options, deployment.codec, deployment.views)
         self.reader = Reader(options)
-        self.producer = Producer(options, self._ensure)
+        self.producer = Producer(options, self.ensure_topic)
         self.snapshots = Snapshots(deployment.codec, self.producer, self.reader)
         self.metrics: dict[str, Metrics] = {}
         self.apps: list[App] = []
@@ -205,7 +205,7 @@ class Worker:
         """Bytes of a value that fits the topic with its record batch header and our message headers."""
         return int((await admin.config(name)).get("max.message.bytes", self.options.message_bytes)) - 1024
 
-    async def _ensure(self, name: str) -> None:
+    async def ensure_topic(self, name: str) -> None:
         """Make a topic that an output goes to for the first time (a service's inbox)."""
         if name in self.partitions:
             return
