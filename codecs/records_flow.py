@@ -269,10 +269,11 @@ DECISION = Record(
 TRAIL = Record(
     "trail",
     1,
-    "A finished attempt (kind attempt) or request (kind request) with all that led to it",
+    "A finished attempt (kind attempt) or request (kind request) with all that led to it, or (kind ignored) an answer "
+    "that counted for nothing, as evidence: late AOS3005, duplicate AOS3006, forged AOS3007, unknown AOS3011",
     (
         *COMMON,
-        need("kind", TEXT, "attempt or request"),
+        need("kind", TEXT, "attempt, request or ignored"),
         may("id", TEXT, "The client's own id"),
         need("step", I16, "Number of the step; -1 for a request"),
         need("step_name", TEXT, "Name of the step; empty for a request"),
@@ -283,7 +284,7 @@ TRAIL = Record(
         may("agent", TEXT, "Who did it"),
         may("service", TEXT, "Its service"),
         may("cell", TEXT, "Its cell"),
-        need("status", TEXT, "ok, failed, timeout, cancelled, expired; for a request that of its result"),
+        need("status", TEXT, "ok, failed, timeout, cancelled, expired; for a request that of its result; ignored"),
         may("code", TEXT, "Error code"),
         may("message", TEXT, "Error in words"),
         may("score", F32, "Verdict if judged, else own report, else 1 for ok and 0 for failed"),
