@@ -1,0 +1,1 @@
+"""How fast is one processor: rows in, decoded, validated, sorted, encoded, out, beside other ways to do it."""
