@@ -44,7 +44,8 @@ LEARNED_GAIN = Query(
     "gain is the difference of the mean scores, error its standard error: twice the error is the noise.",
     """
 SELECT count(*) FILTER (WHERE arm = 'learned') AS learned_tasks, avg(score) FILTER (WHERE arm = 'learned') AS learned,
-    count(*) FILTER (WHERE arm = 'round-robin') AS control_tasks, avg(score) FILTER (WHERE arm = 'round-robin') AS control,
+    count(*) FILTER (WHERE arm = 'round-robin') AS control_tasks,
+    avg(score) FILTER (WHERE arm = 'round-robin') AS control,
     avg(score) FILTER (WHERE arm = 'learned') - avg(score) FILTER (WHERE arm = 'round-robin') AS gain,
     sqrt(var_samp(score) FILTER (WHERE arm = 'learned') / nullif(count(*) FILTER (WHERE arm = 'learned'), 0)
         + var_samp(score) FILTER (WHERE arm = 'round-robin') / nullif(count(*) FILTER (WHERE arm = 'round-robin'), 0)
@@ -120,8 +121,9 @@ BY_MINUTE = Query(
     "How much was done, and how fast, minute by minute?",
     "Requests that ended in the minute; tasks_per_s is their number over sixty seconds.",
     """
-SELECT date_trunc('minute', finished_at) AS minute, count(*) AS results, count(*) / 60.0::double precision AS tasks_per_s,
-    count(*) FILTER (WHERE status = 'ok') AS ok, percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_us) AS p50_us,
+SELECT date_trunc('minute', finished_at) AS minute, count(*) AS results,
+    count(*) / 60.0::double precision AS tasks_per_s, count(*) FILTER (WHERE status = 'ok') AS ok,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_us) AS p50_us,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_us) AS p95_us, max(latency_us) AS max_us
 FROM aos.tasks
 WHERE status <> 'open'
