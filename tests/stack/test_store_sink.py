@@ -77,6 +77,14 @@ async def test_messages_below_the_stored_offset_are_dropped(url: str) -> None:
     assert digests(url) == before
 
 
+async def test_a_message_below_the_stored_offset_is_not_even_looked_at(url: str) -> None:
+    await write_all(url, [[portion("aos.ledger", 7, "entry", requested(1))]])
+    below = portion("aos.ledger", 6, "entry", requested(2))
+    await write_all(url, [[below, portion("aos.ledger", 9, "entry", requested(3))]])
+    rows = Database(url).query("SELECT request_id FROM aos.requests ORDER BY requested_at")[1]
+    assert [row[0].bytes for row in rows] == [request_id(1), request_id(3)]
+
+
 async def test_duplicates_under_new_offsets_change_neither_rows_nor_rollups(url: str) -> None:
     bundles = bundles_of(world(20), 7, 2)
     await write_all(url, bundles)
