@@ -4,9 +4,10 @@ Decides the order, and when a lane is full (back-pressure): the lane is then not
 
 The order: (1) by level: the lane's number, less one for each `age_us` the row has waited (never below 0);
 (2) steps of running workflows before new ones; (3) among lanes that are equal so far, the row that became ready
-first, each lane number counting as `age_us` of waiting less; (4) inside a lane the tenant that had least in
-relation to its weight, then the older row. So a row of lane p waits at most p x `age_us` longer than a row of lane 0
-that became ready at the same moment, of the same tenant and class, and every lane keeps its tenants' shares.
+first, where each lane number counts as `age_us` later; (4) inside a lane the tenant that had least in relation to
+its weight, then the older row. So a row of lane p starts no later than one of lane 0, of the same tenant and class,
+that becomes ready p x `age_us` after it: it waits at most that much longer. The other side of it: when a low lane's
+backlog is older than that, its rows and those of lane 0 are equals.
 
 A row that finds no free slot does not hold up those behind it: a pass goes on to the next one, until SCAN_MAX rows
 found none. What stands behind so many waits for them.
