@@ -87,6 +87,7 @@ def _column(column: pa.Array, field: pa.Field, lenient: bool, bad: dict[int, Rec
     except RecordError as error:
         if not lenient or len(column) == 0:
             raise
+        _conform(column.slice(0, 0), field, True, field.name)  # raises when no row can fit
         errors: dict[int, RecordError] = {}
         _search(column, field, 0, error, errors)
     good = [row for row in range(len(column)) if row not in errors]
@@ -131,7 +132,7 @@ def _conform(array: pa.Array, field: pa.Field, lenient: bool, path: str) -> pa.A
         return _fixed(array, wanted, path)
     if found == wanted:
         return array
-    if lenient and pa.types.is_null(found) and field.nullable:
+    if lenient and pa.types.is_null(found):  # what pyarrow makes of a column or list without any value
         return pa.nulls(len(array), wanted)
     if not lenient or not _akin(found, wanted):
         raise RecordError("AOS1003", f"{path} is {str(found)[:64]}, not {wanted}")

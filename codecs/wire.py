@@ -274,13 +274,14 @@ def _scalar(value: bytes, table: int, slot: int, form: str, start: int, size: in
 def _check_types(schema: pa.Schema) -> None:
     if len(schema) > COLUMNS_MAX:
         raise RecordError("AOS1002", f"{len(schema)} columns, at most {COLUMNS_MAX}")
-    for field in schema:
-        if not _allowed(field.type, 0):
-            raise RecordError("AOS1003", f"column {field.name[:64]!r} has type {str(field.type)[:64]}")
+    # names and zones are read here, inside the caller's `try`: mutated ones are no UTF-8
+    for name, type in zip(schema.names, schema.types, strict=True):
+        if not _allowed(type, 0):
+            raise RecordError("AOS1003", f"column {name[:64]!r} has type {str(type)[:64]}")
 
 
 def _allowed(type: pa.DataType, depth: int) -> bool:
-    """Types whose decoded size is bounded by their bytes: no runs, unions, views, nulls or dictionaries."""
+    """Types whose decoded size is bounded by their bytes and rows: no runs, unions, views or dictionaries."""
     types = pa.types
     if depth > DEPTH_MAX:
         return False
@@ -293,11 +294,14 @@ def _allowed(type: pa.DataType, depth: int) -> bool:
     if types.is_fixed_size_list(type):
         return bool(type.list_size > 0) and _allowed(type.value_type, depth + 1)
     if types.is_struct(type):
-        return type.num_fields > 0 and all(_allowed(part.type, depth + 1) for part in type)
+        parts = [(part.name, part.type) for part in type]
+        return bool(parts) and all(_allowed(part, depth + 1) for _, part in parts)
+    if types.is_timestamp(type):
+        return type.tz is None or bool(type.tz)
     if types.is_fixed_size_binary(type):
         return bool(type.byte_width > 0)
     plain = types.is_string(type) or types.is_large_string(type) or types.is_binary(type)
-    return bool(plain or types.is_large_binary(type) or types.is_primitive(type))
+    return bool(plain or types.is_large_binary(type) or types.is_primitive(type) or types.is_null(type))
 
 
 def _one(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
