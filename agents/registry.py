@@ -172,7 +172,7 @@ class Registry(Memory):
         self.called_at = now
         if now >= self.check_at:
             self.check_at = now + limits.gone_us
-            for service_name, service in list(self.services.items()):
+            for service_name, service in sorted(self.services.items(), key=lambda item: item[0]):
                 self._watch_service(service_name, service, now, limits)
             self._watch_graces(now)
         if now >= self.forget_at:
@@ -180,7 +180,7 @@ class Registry(Memory):
             self._forget(now)
 
     def _watch_service(self, name: str, service: Service, now: int, limits: Limits) -> None:
-        for replica_name, replica in list(service.replicas.items()):
+        for replica_name, replica in sorted(service.replicas.items(), key=lambda item: item[0]):
             since = max(replica.seen_at, self.watch_from)
             if now - since >= limits.gone_us:
                 del service.replicas[replica_name]
@@ -211,7 +211,11 @@ class Registry(Memory):
         self.graces.discard(name)
 
     def _forget(self, now: int) -> None:
-        old = [name for name, agent in self.agents.items() if agent.seen_at < now - FORGET_US]
+        old = [
+            name
+            for name, agent in sorted(self.agents.items(), key=lambda item: item[0])
+            if agent.seen_at < now - FORGET_US
+        ]
         for name in old:
             agent = self.agents[name]
             replicas = self.services[agent.service].replicas.values()
@@ -317,16 +321,18 @@ class Registry(Memory):
         self, service_name: str, service: Service, names: frozenset[str] | None
     ) -> Iterable[Block]:
         if names is None:
-            return service.blocks.values()
+            return [block for _, block in sorted(service.blocks.items(), key=lambda item: item[0])]
         agents = (self.agents.get(name) for name in names)
         numbers = sorted({agent.block for agent in agents if agent and agent.service == service_name})
         return [service.blocks[number] for number in numbers]
 
     def _played(self, service_name: str, service: Service, names: frozenset[str] | None) -> list[str]:
-        """The service's agents among `names` (None: all)."""
+        """The service's agents among `names` (None: all), sorted: what follows must not depend on a set's order."""
         if names is None:
-            return [name for block in service.blocks.values() for name in block.names]
-        return [name for name in names if name in self.agents and self.agents[name].service == service_name]
+            return sorted(name for block in service.blocks.values() for name in block.names)
+        return sorted(
+            name for name in names if name in self.agents and self.agents[name].service == service_name
+        )
 
 
 def load(batches: Mapping[str, pa.RecordBatch]) -> Registry:
