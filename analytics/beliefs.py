@@ -57,6 +57,17 @@ class Prediction:
     count: Doubles  # [n] outcomes, after discounts; 0 for an agent never seen on this kind
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The known agents on a typical task of one kind."""
+
+    kind: str
+    score: Floats  # [n]
+    deviation: Floats  # [n]
+    count: Doubles  # [n]
+    drift_count: int  # changes detected so far, over all agents
+
+
 @dataclass(slots=True)
 class Table:
     """One kind of work: arrays by row, row 0 is any agent. `slot_rows` maps an agent's slot to its row, -1: none."""
@@ -108,7 +119,7 @@ class Beliefs:
         latency, cost = table.latency_us[rows], table.cost_usd_micros[rows]
         count = np.where(rows > 0, table.count[rows], 0.0)
         if whole is not None and whole is not table:
-            weights, latency, cost = _borrow(whole, slots, rows, weights, latency, cost)
+            _borrow(whole, slots, rows, weights, variances, latency, cost)
         terms = np.empty((len(surfaces), TERMS), np.float32)
         terms[:, 0] = 1.0
         np.subtract(surfaces, table.means, out=terms[:, 1:])
@@ -134,6 +145,20 @@ class Beliefs:
                 rows = _rows(table, slots)
                 total += np.where(rows > 0, table.count[rows], 0.0)
         return total
+
+    def standings(self, domain: str) -> list[Standing]:
+        """How the agents stand on each kind of the domain's work, by kind; what optimise asks."""
+        return [
+            Standing(
+                kind,
+                table.weights[1:, 0],
+                np.sqrt(table.variances[1:, 0]),
+                table.count[1:],
+                int(table.drifts[0]),
+            )
+            for (name, kind), table in sorted(self.tables.items(), key=lambda item: item[0])
+            if name == domain
+        ]
 
     def apply(self, key: bytes, rows: pa.RecordBatch | None) -> Beliefs:
         """Replace the value of a key (None or no rows: forget it); return this view."""
@@ -207,18 +232,17 @@ def _rows(table: Table, slots: Ints) -> Ints:
 
 
 def _borrow(
-    whole: Table, slots: Ints, rows: Ints, weights: Floats, latency: Doubles, cost: Doubles
-) -> tuple[Floats, Doubles, Doubles]:
-    """For agents unknown on this kind but known on others: their difference from any agent there."""
+    whole: Table, slots: Ints, rows: Ints, weights: Floats, variances: Floats, latency: Doubles, cost: Doubles
+) -> None:
+    """For agents unknown on this kind but known on others: their difference from any agent there, in place."""
     other = _rows(whole, slots)
     lend = (rows == 0) & (other > 0)
-    if not lend.any():
-        return weights, latency, cost
-    from_rows = other[lend]
-    weights[lend] += whole.weights[from_rows] - whole.weights[0]
-    latency[lend] *= whole.latency_us[from_rows] / max(whole.latency_us[0], 1.0)
-    cost[lend] += whole.cost_usd_micros[from_rows] - whole.cost_usd_micros[0]
-    return weights, latency, np.maximum(cost, 0.0)
+    if lend.any():
+        lenders = other[lend]
+        weights[lend] += whole.weights[lenders] - whole.weights[0]
+        variances[lend] = whole.variances[lenders]
+        latency[lend] *= whole.latency_us[lenders] / max(whole.latency_us[0], 1.0)
+        cost[lend] = np.maximum(cost[lend] + whole.cost_usd_micros[lenders] - whole.cost_usd_micros[0], 0.0)
 
 
 def _untaught(tasks: int, agents: int, similarity: Floats) -> Prediction:

@@ -18,6 +18,10 @@ class Patterns:
         """How much better (score, -1 to 1) work goes when `second` follows `first`, shrunk by its error; 0: unknown."""
         return self.pairs.get(domain, {}).get((first, second), 0.0)
 
+    def effects(self, domain: str) -> list[float]:
+        """Every pair's shrunk effect; 0 where it may be noise."""
+        return list(self.pairs.get(domain, {}).values())
+
     def count(self, domain: str) -> int:
         """How many patterns the domain has."""
         return self.counts.get(domain, 0)
@@ -45,4 +49,4 @@ def shrunk(effect: float, error: float) -> float:
     >>> round(shrunk(0.2, 0.1), 3), shrunk(0.1, 0.2), shrunk(0.0, 0.0)
     (0.15, 0.0, 0.0)
     """
-    return effect * max(0.0, 1.0 - (error / effect) ** 2) if effect else 0.0
+    return effect * (1.0 - (error / effect) ** 2) if abs(effect) > error else 0.0

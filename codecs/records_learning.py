@@ -188,7 +188,11 @@ PATTERN = Record(
         may("task_kind", TEXT, "Most frequent kind of work"),
         need("support", I64, "Collaborations it rests on", "collaborations"),
         need("score", F32, "Their mean score"),
-        need("baseline", F32, "Mean score of all collaborations in the window"),
+        need(
+            "baseline",
+            F32,
+            "Expected without it: mean of all (cluster), from both agents' other pairs (pair)",
+        ),
         need("effect", F32, "score less baseline"),
         need("error", F32, "Standard error of the effect"),
         need("persistence", F32, "Cluster stability, 0 to 1; 0 for a pair"),

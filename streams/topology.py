@@ -75,7 +75,7 @@ COLLECT = Processor(
 LEARN = Processor(
     "learn", Law.FOLD,
     reads=("aos.experiences",), writes=("aos.beliefs",),
-    initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load,
+    initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load, tick=learn.tick,
 )  # fmt: skip
 MINE = Processor(
     "mine", Law.FOLD,
