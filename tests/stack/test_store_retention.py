@@ -85,9 +85,13 @@ async def test_the_oldest_chunks_go_until_the_bytes_fit(url: str) -> None:
 
 
 async def test_a_chunk_that_may_still_be_written_is_never_dropped(url: str) -> None:
-    await write_all(url, [days(1)])
-    run(url, now=datetime.fromtimestamp(START / 1e6, UTC) + timedelta(minutes=1), keep_bytes=1_000_000)
-    assert counts(url)["request"] == 1
+    rows = [requested(n, requested_at=START + n, traceparent="x" * 120) for n in range(5000)]
+    await write_all(url, [portions([("aos.ledger", 0, codec.from_dicts("entry", rows))])])
+    begun = datetime.fromtimestamp(START / 1e6, UTC)
+    kept = run(url, now=begun + timedelta(minutes=1), keep_bytes=1_000_000)
+    assert kept.bytes_left > 1_000_000, "too few bytes for a proof"
+    assert kept.dropped == ()
+    assert run(url, now=begun + timedelta(hours=7), keep_bytes=1_000_000).dropped
 
 
 async def test_a_request_older_than_what_is_kept_counts_as_finished_although_it_has_no_row(url: str) -> None:
