@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from aos.agents.fleet import Fleet
-from aos.analytics.beliefs import TERMS, Beliefs
+from aos.analytics.beliefs import TERMS, Beliefs, centres_key
 from aos.analytics.patterns import Patterns
 from aos.analytics.strategies import Strategies
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
@@ -92,6 +92,9 @@ def teach(
             | ({"means": [0.0] * SURFACE_SIZE, "scales": [1.0] * SURFACE_SIZE} if not name else {})
         )
     beliefs.apply(f"{domain}/{kind}".encode(), from_dicts("belief", rows))
+    centres = [row for row in rows if "centre" in row]
+    if centres:
+        beliefs.apply(centres_key(domain), from_dicts("belief", centres))
 
 
 def views_of(
