@@ -1,0 +1,1 @@
+"""How fast is the whole loop: requests in, results out, every decision in SQL, at which rate is it full, and where."""
