@@ -9,8 +9,8 @@ state: who holds slots, who waits, tenants' clocks, the rotation of the control 
 order: any order of the input topics. A repeated ready row gets the journaled decision again; a release of an
     attempt that waits drops it; a release that comes before its ready row keeps that row from being decided.
 restart: `adopt` takes in what the journal holds beyond the snapshot; those decisions go to the ledger again at the
-    first step, because nobody knows whether they did. Steps below the commit must NOT be muted: with another
-    order of the topics or another fleet a row may be decided now that waited then.
+    first step, because nobody knows whether they did. Steps are not muted below the commit (the shell's law for
+    a journal): with another order of the topics or another fleet a row may be decided now that waited then.
 refused: nobody among the alternatives will start it here (AOS3010); the agent went away after the decision (AOS3009).
 errors: AOS1005 for a posterior that is no number.
 cost: 128 rows of 8 alternatives in and out: 2-3 ms, about 20 us a row (streams/allocate.py is measured in
@@ -85,7 +85,7 @@ def adopt(state: State, batch: Batch) -> State:
             attempt = state.load.attempts.get(told.key)
             if attempt is not None and len(attempt.answers) == 1:
                 attempt.answers.append(told)
-                state.unsent.append(told.key)
+                state.unsent[told.key] = None
     return state
 
 
@@ -102,7 +102,7 @@ def _adopt_assigned(state: State, told: Told) -> None:
     if row is not None:
         state.uncharged.append((row.lane, row.tenant))
         attempt.adopted = False
-    state.unsent.append(key)
+    state.unsent[key] = None
 
 
 def _adopt_refused(state: State, told: Told) -> None:
@@ -110,7 +110,7 @@ def _adopt_refused(state: State, told: Told) -> None:
     if key not in load.attempts and key not in load.ended:
         load.end(key, told)
         state.lanes.drop(key)
-        state.unsent.append(key)
+        state.unsent[key] = None
 
 
 def dump(state: State) -> dict[str, pa.RecordBatch]:

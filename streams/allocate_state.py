@@ -49,7 +49,7 @@ class State:
         self.epoch = 1
         self.turns = 0  # decisions so far
         self.block_rows = 0  # rows of the blocks that waiting rows stand in
-        self.unsent: list[bytes] = []  # adopted: the ledger may not know
+        self.unsent: dict[bytes, None] = {}  # adopted: the ledger may not know
         self.uncharged: list[tuple[int, str]] = []  # adopted: lane and tenant whose clock must go on
 
 
@@ -102,7 +102,7 @@ def state_of(partition: int, batches: Mapping[str, pa.RecordBatch]) -> State:
     refusals = {told.key: told for told in (Told(*values) for values in _rows(batches["refusals"]))}
     load.ended = {key: refusals[key] if refused else None for key, refused in _rows(batches["ended"])}
     state.rotation.last = {(domain, kind): last for domain, kind, last in _rows(batches["rotation"])}
-    state.unsent = [key for (key,) in _rows(batches["unsent"])]
+    state.unsent = {key: None for (key,) in _rows(batches["unsent"])}
     state.uncharged = [(lane, tenant) for lane, tenant in _rows(batches["uncharged"])]
     _load_lanes(state, batches, full)
     return state
