@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from aos.codecs import wire
 from aos.codecs.settings import Settings
-from aos.codecs.topics import record_of
-from aos.infra.up import Up
+from aos.codecs.topics import TOPICS, record_of
+from aos.infra.up import Up, worker_name
+from aos.streams.topology import GROUPS, PROCESSORS
 
 HERE = Path(__file__).parent
 
@@ -106,3 +108,64 @@ def sql_until(up: Up, query: str, good: Any, limit_s: float = 20.0) -> list[tupl
 def run(coroutine: Any) -> Any:
     """Run a coroutine to its end."""
     return asyncio.run(coroutine)
+
+
+class Killer:
+    """Kills a worker only when it has work in hand: it had read past an offset that its group has not committed.
+
+    Seen from outside: the ends of its inputs, then a moment in which an idle worker reads them, then SIGSTOP; what was
+    appended before that moment and is not committed now is in its hands. Else it goes on, and is tried again.
+    """
+
+    READ_S = 0.05
+    TRIES = 40
+
+    def __init__(self, up: Up, group: str) -> None:
+        self._up, self._group = up, group
+        self._places = {
+            name: [
+                TopicPartition(up.settings.prefix + topic, number)
+                for topic in PROCESSORS[name].reads
+                for number in range(up.settings.partitions if TOPICS[topic].spread else 1)
+            ]
+            for name in GROUPS[group]
+        }
+        servers = {"bootstrap.servers": up.settings.bootstrap}
+        self._groups = {
+            name: Consumer({**servers, "group.id": f"{up.settings.prefix}aos.{name}"})
+            for name in self._places
+        }
+
+    def kill(self) -> bool:
+        """SIGKILL at a moment with work in hand; False if there never was one (then nothing is killed)."""
+        worker = worker_name(self._group, 0)
+        for _ in range(self.TRIES):
+            ends = self._ends()
+            time.sleep(self.READ_S)
+            self._up.stack.children.signal(worker, signal.SIGSTOP)
+            if self._in_hand(ends):
+                self._up.kill_worker(self._group)
+                return True
+            self._up.stack.children.signal(worker, signal.SIGCONT)
+            time.sleep(0.02)
+        return False
+
+    def close(self) -> None:
+        for consumer in self._groups.values():
+            consumer.close()
+
+    def _ends(self) -> dict[tuple[str, str, int], int]:
+        return {
+            (name, place.topic, place.partition): self._groups[name].get_watermark_offsets(place, timeout=10)[
+                1
+            ]
+            for name, places in self._places.items()
+            for place in places
+        }
+
+    def _in_hand(self, ends: dict[tuple[str, str, int], int]) -> bool:
+        return any(
+            ends[name, place.topic, place.partition] > max(0, place.offset)
+            for name, places in self._places.items()
+            for place in self._groups[name].committed(places, timeout=10)
+        )
