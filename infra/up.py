@@ -20,7 +20,7 @@ from aos.infra.settings import environment
 from aos.streams.topology import GROUPS
 
 READY_S = 60.0
-NICE = {"learning": 10}  # what is learned may wait a little; what is on a task's way may not
+NICE = {"learning": 3}  # what is learned may wait a little; what is on a task's way may not
 
 
 class Up:

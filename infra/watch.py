@@ -9,6 +9,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import DescribeGroupsRequest_v2
+from aiokafka.protocol.api import Request
 
 from aos.codecs.settings import Settings
 from aos.infra.runtime import reads
@@ -51,11 +53,25 @@ async def lags(settings: Settings) -> list[Lag]:
         await admin.close()
 
 
+class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc]
+    """Version 2 only: aiokafka 0.14 reads the answer to version 3 as one to version 2 and drops the connection."""
+
+    API_KEY = DescribeGroupsRequest_v2.API_KEY
+
+    def __init__(self, groups: list[str]) -> None:
+        self._groups = groups
+
+    def build(self, request_struct_class: Any) -> Any:
+        return DescribeGroupsRequest_v2(self._groups)
+
+
 async def _members(admin: Any, groups: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for answer in await admin.describe_consumer_groups(groups):
-        for _, group, _, _, _, people, *_ in answer.groups:
-            found[group] = len(people)
+    for group in groups:
+        coordinator = await admin.find_coordinator(group)
+        answer = await admin._client.send(coordinator, _DescribeGroups([group]))
+        for _, name, _, _, _, people in answer.groups:
+            found[name] = len(people)
     return found
 
 
