@@ -170,7 +170,7 @@ def candidate(agent: str, **said: Any) -> dict[str, Any]:
         "cell": "default",
         "cell_partition": 0,
         "score": 0.5,
-        "deviation": 0.1,
+        "deviation": 0.125,
         "similarity": 0.0,
         "cost_usd_micros": 0,
         "latency_us": 1000,
