@@ -229,33 +229,32 @@ def graph(
     before: list[list[int]] = []
     verdicts: list[int] = []
     for name, wanted, judged in zip(names, after, judges, strict=True):
-        named = [*(wanted or ()), *((judged,) if judged is not None else ())]  # a judge comes after what it judges
+        named = [
+            *(wanted or ()),
+            *((judged,) if judged is not None else ()),
+        ]  # a judge comes after what it judges
         for other in named:
             if other not in numbers:
                 return Refusal("AOS2002", f"step {name} names {other[:NAME_BYTES_MAX]}, which is no step")
         before.append(sorted({numbers[other] for other in named}))
         verdicts.append(-1 if judged is None else numbers[judged])
-    if _ancestors(before) is None:
+    if not _acyclic(before):
         return Refusal("AOS2001", "a step comes after itself")
     return Graph(before, verdicts)
 
 
-def _ancestors(before: list[list[int]]) -> list[set[int]] | None:
-    """All steps that come before each step, near and far; None when there is a cycle."""
-    found: list[set[int] | None] = [None] * len(before)
+def _acyclic(before: list[list[int]]) -> bool:
+    """Whether the steps can be put in an order in which each comes after those `before` it."""
+    done: set[int] = set()
     left = list(range(len(before)))
     while left:
-        rest = []
-        for number in left:
-            known = [found[other] for other in before[number]]
-            if any(one is None for one in known):
-                rest.append(number)
-            else:
-                found[number] = set(before[number]).union(*(one for one in known if one is not None))
+        rest = [number for number in left if not done.issuperset(before[number])]
         if len(rest) == len(left):
-            return None
+            return False
+        done.update(left)
+        done.difference_update(rest)
         left = rest
-    return [one for one in found if one is not None]
+    return True
 
 
 def explode(rows: pa.RecordBatch, graphs: Mapping[int, Graph]) -> Steps:
