@@ -145,6 +145,8 @@ class Stand:
         signals.wait_for(
             folder, [*producers, "consumer"], "json", load.seconds + drain_s + PREPARE_S, self._alive
         )
+        for name in (*producers, "consumer"):
+            self._children.wait(name, PREPARE_S)
         reports = [signals.reported(folder, name) for name in producers]
         with pa.memory_map(str(folder / "results.arrow")) as source:
             results = pa.ipc.open_file(source).read_all()
@@ -241,6 +243,7 @@ def rates(
         found[name] = {
             "messages_in_s": round(grown["messages_in"] / seconds, 1),
             "rows_in_s": round(grown["rows_in"] / seconds, 1),
+            "rounds_s": round(grown["rounds"] / seconds, 1),
             "messages_out_s": round(grown["messages_out"] / seconds, 1),
             "rows_a_message": round(grown["rows_in"] / max(grown["messages_in"], 1), 1),
             "step_us_a_row": round(grown["step_s"] * 1e6 / rows, 1),
