@@ -186,7 +186,9 @@ class TimescaleSink:
                 for start in range(0, len(text), COPY_BYTES):
                     await into.write(text[start : start + COPY_BYTES])
         for statement in write_sql(frozenset(tables), kept):
-            await self._link.execute(statement.encode())
+            # Planned anew each time, by the real size of the temporary tables: psycopg would prepare a plan that was
+            # made for a bundle of two rows (measured: 100 instead of 83 us a task).
+            await self._link.execute(statement.encode(), prepare=False)
         for name, count in sorted(late.items()):
             sql = "UPDATE aos_data.kept SET skipped = skipped + %s WHERE table_name = %s"
             await self._link.execute(sql, (count, name))

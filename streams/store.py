@@ -5,7 +5,7 @@ key: each table's `key`; the database keeps the first row of a key (`kept` FIRST
 state: the rows since the last `take`, bounded by the sink's bundle.
 order: within a partition; between topics none: no table refers to another. Duplicates change nothing.
 errors: none of its own; what SQL could not hold is made holdable here (NUL, times out of range, long names).
-cost: see docs/sql.md; about 5 us a task at 200 tasks a bundle.
+cost: about 4 us a task at 3,000 tasks a bundle, 15 at 500, 60 at 100
 """
 
 from __future__ import annotations

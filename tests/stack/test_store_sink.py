@@ -127,7 +127,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning(url: str) -> None:
 
 async def test_killed_connections_lose_nothing_and_double_nothing(url: str) -> None:
     """Backends are killed at random moments, in COMMIT too; the log is read on from the database's offsets."""
-    logs = world(150)
+    logs = world(90)
     await write_all(url, bundles_of(logs, 1000, 1))
     expected = digests(url)
     forget(url)

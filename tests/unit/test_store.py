@@ -8,6 +8,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from aos.codecs import rows as codec
+from aos.codecs.settings import Settings
+from aos.codecs.topics import TOPICS
+from aos.streams import store
+from aos.streams.processor import Batch, Views
+from aos.streams.store_tables import TABLES
 from tests.unit.given_store import (
     START,
     common,
@@ -19,13 +26,6 @@ from tests.unit.given_store import (
     requested,
     world,
 )
-
-from aos.codecs import rows as codec
-from aos.codecs.settings import Settings
-from aos.codecs.topics import TOPICS
-from aos.streams import store
-from aos.streams.processor import Batch, Views
-from aos.streams.store_tables import TABLES
 
 
 def taken(*given: tuple[str, list[dict[str, Any]]], payloads: bool = False) -> dict[str, pa.Table]:
