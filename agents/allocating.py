@@ -6,7 +6,7 @@ of the arm. The logged probability is that of the arm among those with a free sl
 
 in: posterior means and deviations [rows, alternatives]; slots of the alternatives; a number in 0..1 a row.
 state: `Slot.served` and `Slot.turn` (agents/load.py), the rotation of the control arm.
-cost: 512 rows of 8 alternatives: see benchmarks; 5-8 us a row for the chances, 3 us for the choice.
+cost: for 8 alternatives 7 us a row for the chances, 3 us for the arms, 6 us for draw and choice.
 source: probability matching (Thompson 1933), computed instead of sampled, so that it can be logged; spreading by
     start-time fair queueing (Goyal, Vin, Cheng 1996) with agents in the place of flows.
 """

@@ -13,8 +13,8 @@ restart: `adopt` takes in what the journal holds beyond the snapshot; those deci
     a journal): with another order of the topics or another fleet a row may be decided now that waited then.
 refused: nobody among the alternatives will start it here (AOS3010); the agent went away after the decision (AOS3009).
 errors: AOS1005 for a posterior that is no number.
-cost: 128 rows of 8 alternatives in and out: 2-3 ms, about 20 us a row (streams/allocate.py is measured in
-    benchmarks/).
+cost: 128 rows of 8 alternatives in 6 ms, 512 in 19 ms (28,000 choices/s of CPU time on a busy machine); 1.6 ms for
+    one row; a release 2 us, and 1 us for each row that waits.
 """
 
 from __future__ import annotations

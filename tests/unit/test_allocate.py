@@ -352,7 +352,7 @@ def test_a_row_that_waits_is_not_taken_in_twice() -> None:
     state, views = allocate.initial(0), views_of(fleet_of({"agent": "a", "capacity": 1}))
     lane(state, views, ready(1, "a"), ready(2, "a"), ready(2, "a"))
     lane(state, views, ready(2, "a"))
-    assert len(state.lanes.rows) == 1
+    assert (len(state.lanes.rows), state.lanes.lanes[2].count) == (1, 1)
 
 
 def test_a_release_of_a_waiting_row_drops_it_for_good() -> None:
