@@ -1,11 +1,15 @@
 """``make golden``: write every generated page anew, to be reviewed as code."""
 
+from pathlib import Path
+
 from aos.codecs import render
 from aos.infra import cookbook, reference
 from aos.streams import describe
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
 if __name__ == "__main__":
-    render.write()
+    render.main()
     reference.write()
-    cookbook.write()
+    (DOCS / "sql.md").write_text(cookbook.render())
     describe.PAGE.write_text(describe.page())
