@@ -93,8 +93,9 @@ class Learner:
         ]
         keys = [(*pair, agent) for pair, agent in zip(touched, outcomes.agents, strict=True)]
         rows = self.cells.place(keys)
-        numbers = self.cells.teach(rows, terms_of(outcomes.surfaces), outcomes.scores, discount)
-        self.cells.spend(rows, outcomes.spent, discount)
+        numbers = self.cells.teach(
+            rows, terms_of(outcomes.surfaces), outcomes.scores, outcomes.spent, discount
+        )
         self.cells.touched[rows] = now
         self.lessons.add(outcomes.keys, outcomes.steps, rows, numbers, outcomes.scores, outcomes.surfaces)
         self._watch(keys, outcomes.scores.tolist(), now, discount)
@@ -199,14 +200,17 @@ class Learner:
         self, keys: list[tuple[str, str, str]], scores: list[float], now: int, discount: float
     ) -> None:
         """Let each cell's detector see its scores; teach a cell that changed anew from what came since."""
-        changed = set()
+        by_cell: dict[tuple[str, str, str], list[float]] = {}
         for key, score in zip(keys, scores, strict=True):
+            by_cell.setdefault(key, []).append(score)
+        changed = []
+        for key, values in by_cell.items():
             detector = self.detectors.get(key)
             if detector is None:
                 detector = self.detectors[key] = Detector()
-            if detector.update(score):
-                changed.add(key)
-        for key in sorted(changed):
+            if detector.update(values):
+                changed.append(key)
+        for key in changed:
             row = self.cells.rows[key]
             slots = self.lessons.newest(row, len(self.detectors[key].values))
             self.cells.reset(
@@ -219,15 +223,16 @@ class Learner:
         """Add embeddings, by their scores, to the mean of their agent's successes."""
         if outcomes.embeddings is None:
             return
-        by_agent: dict[tuple[str, str], list[int]] = {}
-        for position, key in enumerate(zip(outcomes.domains, outcomes.agents, strict=True)):
-            by_agent.setdefault(key, []).append(position)
-        weighted = outcomes.embeddings.astype(np.float32) * outcomes.scores.astype(np.float32)[:, None]
-        for key, positions in by_agent.items():
-            total = weighted[positions].sum(0) if len(positions) > 1 else weighted[positions[0]]
+        places: dict[tuple[str, str], int] = {}
+        keys = zip(outcomes.domains, outcomes.agents, strict=True)
+        place = np.array([places.setdefault(key, len(places)) for key in keys])
+        share = np.zeros((len(places), len(place)), np.float32)
+        share[place, np.arange(len(place))] = outcomes.scores
+        totals = share @ outcomes.embeddings.astype(np.float32)
+        keeps = CENTRE_DISCOUNT ** np.bincount(place)
+        for (key, at), keep in zip(places.items(), keeps.tolist(), strict=True):
             old = self.centres.get(key)
-            keep = np.float32(CENTRE_DISCOUNT ** len(positions))
-            self.centres[key] = total.copy() if old is None else old * keep + total
+            self.centres[key] = totals[at].copy() if old is None else old * np.float32(keep) + totals[at]
 
     def _model(self, outcomes: Outcomes, touched: list[tuple[str, str]]) -> None:
         for at in np.flatnonzero(outcomes.sampled).tolist():

@@ -51,7 +51,9 @@ def load(parts: Mapping[str, pa.RecordBatch]) -> Learner:
 def _dump_cells(learner: Learner) -> pa.RecordBatch:
     cells, count = learner.cells, len(learner.cells.keys)
     domains, kinds, agents = zip(*cells.keys, strict=True) if cells.keys else ((), (), ())
-    watched = [learner.detectors[key].values if key in learner.detectors else [] for key in cells.keys]
+    watched = [
+        learner.detectors[key].values.tolist() if key in learner.detectors else [] for key in cells.keys
+    ]
     grams = cells.grams[:count][:, _UPPER[0], _UPPER[1]]
     columns: dict[str, Any] = {
         "domain": pa.array(domains, pa.string()),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from aos.codecs.fields import SURFACE_SIZE
 
@@ -23,8 +24,10 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 
-def keys_of(ids: bytes, rounds: np.ndarray, steps: np.ndarray, attempts: np.ndarray) -> list[bytes]:
-    """Keys of attempts; `ids` are their request ids one behind the other."""
+def keys_of(
+    ids: bytes | pa.Buffer, rounds: np.ndarray, steps: np.ndarray, attempts: np.ndarray
+) -> list[bytes]:
+    """Keys of attempts; `ids` are the bytes of their request ids, one behind the other."""
     count = len(rounds)
     keys = np.empty((count, KEY_SIZE), np.uint8)
     keys[:, :16] = np.frombuffer(ids, np.uint8).reshape(count, 16)

@@ -71,27 +71,32 @@ class Cells:
         known = self.kinds.setdefault(domain, set())
         return kind if kind in known or len(known) < KINDS_MAX else ALL_KINDS
 
-    def teach(self, cells: Ints, terms: Doubles, scores: Doubles, discount: float) -> Ints:
+    def teach(self, cells: Ints, terms: Doubles, scores: Doubles, spent: Doubles, discount: float) -> Ints:
         """Add lessons in their order; return each lesson's number in its cell.
 
-        `terms` [n, TERMS], `scores` [n]. Every lesson discounts all earlier ones of its cell. Grouped by cell: no
-        Python work a lesson.
+        `terms` [n, TERMS], `scores` [n], `spent` [n, 3]: latency us, cost USD micros, CPU us. Every lesson discounts
+        all earlier ones of its cell. Grouped by cell: no Python work a lesson.
         """
         order = np.argsort(cells, kind="stable")
-        found, starts, counts = np.unique(cells[order], return_index=True, return_counts=True)
+        grouped = cells[order]
+        starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
+        found, counts = grouped[starts], np.diff(np.r_[starts, len(cells)])
         rank = np.arange(len(cells)) - np.repeat(starts, counts)
         weights = discount ** (np.repeat(counts, counts) - 1.0 - rank)
-        z, y = terms[order], scores[order]
         faded = discount ** counts.astype(np.float64)
-        halves = (
-            z * np.sqrt(weights)[:, None]
-        )  # half a weight on either side keeps the product symmetric to the bit
-        weighted = z * weights[:, None]
-        for row, start, count, keep in zip(found, starts, counts, faded, strict=True):
-            part = slice(start, start + count)
-            self.grams[row] = keep * self.grams[row] + halves[part].T @ halves[part]
-            self.moments[row] = keep * self.moments[row] + y[part] @ weighted[part]
+        z, y = terms[order], scores[order]
+        # half a weight on either side keeps the product symmetric to the bit
+        halves = z * np.sqrt(weights)[:, None]
+        ends = (starts + counts).tolist()
+        for row, start, end, keep in zip(found.tolist(), starts.tolist(), ends, faded.tolist(), strict=True):
+            gram = self.grams[row]
+            gram *= keep
+            gram += halves[start:end].T @ halves[start:end]
+        products = np.add.reduceat(z * (weights * y)[:, None], starts, axis=0)
+        self.moments[found] = faded[:, None] * self.moments[found] + products
         self.squares[found] = faded * self.squares[found] + np.add.reduceat(weights * y * y, starts)
+        amounts = np.column_stack((np.ones(len(cells)), spent[order])) * weights[:, None]
+        self.sums[found] = faded[:, None] * self.sums[found] + np.add.reduceat(amounts, starts, axis=0)
         numbers = np.empty(len(cells), np.int64)
         numbers[order] = np.repeat(self.lessons[found], counts) + rank + 1
         self.lessons[found] += counts
@@ -114,16 +119,6 @@ class Cells:
         self.moments[cell] = scores @ weighted
         self.squares[cell] = float(weights @ (scores * scores))
         self.sums[cell] *= min(1.0, len(scores) / max(self.sums[cell, 0], 1.0))
-
-    def spend(self, cells: Ints, spent: Doubles, discount: float) -> None:
-        """Add what attempts took ([n, 3]: latency us, cost USD micros, CPU us), each discounting earlier ones."""
-        order = np.argsort(cells, kind="stable")
-        found, starts, counts = np.unique(cells[order], return_index=True, return_counts=True)
-        rank = np.arange(len(cells)) - np.repeat(starts, counts)
-        weights = discount ** (np.repeat(counts, counts) - 1.0 - rank)
-        values = np.column_stack((np.ones(len(cells)), spent[order])) * weights[:, None]
-        faded = discount ** counts.astype(np.float64)
-        self.sums[found] = faded[:, None] * self.sums[found] + np.add.reduceat(values, starts, axis=0)
 
     def evict(self) -> Ints | None:
         """When full, forget the cells taught longest ago; return where each old row went (-1: forgotten)."""
@@ -209,7 +204,7 @@ def solve(cells: Cells, domain: str, strengths: Strengths, prior: Doubles | None
     raw = cells.grams[rows]
     means, scales = _moments(raw.sum(0))
     affine = _affine(means, scales)
-    grams = affine @ raw @ affine.T
+    grams = _scaled(raw, means, scales)
     moments = cells.moments[rows] @ affine.T
     levels = [np.diag(np.r_[low, np.full(TERMS - 1, high)]) for low, high in _levels(strengths)]
     # an agent with many outcomes must not be the prior of all others: its weight saturates
@@ -259,6 +254,18 @@ def _affine(means: Doubles, scales: Doubles) -> Doubles:
     affine[1:, 0] = -means / scales
     affine[1:, 1:] = np.diag(1.0 / scales)
     return affine
+
+
+def _scaled(raw: Doubles, means: Doubles, scales: Doubles) -> Doubles:
+    """Gram matrices [c, TERMS, TERMS] over scaled features: ``affine @ raw @ affine.T``, elementwise and so cheaper."""
+    grams = np.empty_like(raw)
+    count, sums = raw[:, 0, 0], raw[:, 0, 1:]
+    centred = sums - count[:, None] * means
+    grams[:, 0, 0] = count
+    grams[:, 0, 1:] = grams[:, 1:, 0] = centred / scales
+    inner = raw[:, 1:, 1:] - sums[:, :, None] * means - means[:, None] * centred[:, None, :]
+    np.divide(inner, scales[:, None] * scales, out=grams[:, 1:, 1:])
+    return grams
 
 
 def _start(prior: Doubles | None, affine: Doubles) -> Doubles:

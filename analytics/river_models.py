@@ -13,7 +13,8 @@ Cost: 75 us a sampled row; 1.5 us a value of a detector.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ MODELS = ("success", "latency", "cost")
 _NAMES = tuple(f"x{index}" for index in range(SURFACE_SIZE))
 
 DELTA = 0.05  # of ADWIN: on 100 stationary coins of 500 throws no alarm; .7 -> .05 is seen after 18 values (.002: 28)
-KEPT = 128  # values a detector is built anew from; it never holds more than twice as many
+KEPT, HELD = 96, 256  # values a detector is built anew from when it holds so many: a third is fed twice
 
 
 class OnlineModels:
@@ -145,33 +146,33 @@ def _regression() -> Any:
 
 
 class Detector:
-    """Whether the scores of one cell changed: river's ADWIN over its last values, at most `2 * KEPT`."""
+    """Whether the scores of one cell changed: river's ADWIN over its last values, fewer than `HELD`."""
 
-    def __init__(self, values: Sequence[float] = ()) -> None:
-        self.values: list[float] = []
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self.values: array[float] = array("d")
         self._adwin: Any = _adwin()
         for value in values:
             self._feed(value)
 
-    def update(self, value: float) -> int:
-        """Take in a value; return how many of the newest came after a change, 0 when nothing changed."""
-        changed = self._feed(value)
-        if changed:
-            newest = max(1, min(int(self._adwin.width), len(self.values)))
-            self._rebuild(newest)
-            return newest
-        if len(self.values) >= 2 * KEPT:
-            self._rebuild(KEPT)
-        return 0
+    def update(self, values: Sequence[float]) -> bool:
+        """Take in values in order; whether a change was detected. Then `self.values` are those that came after it."""
+        changed = False
+        for value in values:
+            self._feed(value)
+            if self._adwin.drift_detected:
+                changed = True
+                self._rebuild(max(1, min(int(self._adwin.width), len(self.values))))
+            elif len(self.values) >= HELD:
+                self._rebuild(KEPT)
+        return changed
 
-    def _feed(self, value: float) -> bool:
+    def _feed(self, value: float) -> None:
         self.values.append(value)
         self._adwin.update(value)
-        return bool(self._adwin.drift_detected)
 
     def _rebuild(self, newest: int) -> None:
         values = self.values[-newest:]
-        self.values, self._adwin = [], _adwin()
+        self.values, self._adwin = array("d"), _adwin()
         for value in values:
             self._feed(value)
 

@@ -15,6 +15,7 @@ source: analytics/posterior.py
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,11 +35,16 @@ from aos.codecs.settings import Settings
 from aos.streams.processor import Batch, Output, Step, Views
 
 PUBLISH_EVERY_US = 100_000  # log time between two publications, and what one message costs of the rate
+CELLS_A_PUBLICATION = 250  # posteriors of more cells are solved, and so published, less often: 5 % of a core
 PUBLISH_BURST = 10  # messages that may go at once after a rest
 ALL_KINDS_EVERY_US = 1_000_000  # beliefs over all kinds matter to work without a kind and to new kinds
 CENTRES_EVERY_US = 5_000_000  # 1 KB an agent that changes slowly
 NEWS_MAX = 4 * CELLS_MAX  # keys; beyond it those of forgotten domains go
 CENTRES = "#centres"  # the kind under which a domain's mean embeddings wait for publication
+_COLUMNS = [
+    "request_id", "round", "step", "step_name", "attempt", "kind", "domain", "task_kind", "agent", "score",
+    "latency_us", "cost_usd_micros", "cpu_us", "sampled", "quarantined", "embedding", "surface",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -69,22 +75,21 @@ def initial(partition: int) -> State:
 def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[State]:
     """Teach a message of experiences; publish what is due."""
     settings: Settings = views.settings
-    rows = batch.rows
+    rows = batch.rows.select(_COLUMNS)
     state.version = batch.offset + 1
-    learns = pc.and_(pc.equal(rows.column("kind"), "attempt"), pc.is_null(rows.column("quarantined")))
-    learns = pc.and_(learns, pc.and_(pc.is_valid(rows.column("score")), pc.is_valid(rows.column("agent"))))
-    learns = pc.and_(learns, pc.is_valid(rows.column("surface")))
-    attempts = rows.filter(learns)
+    free = pc.is_null(rows.column("quarantined"))
+    learns = pc.and_(pc.equal(rows.column("kind"), "attempt"), free)
+    for name in ("score", "agent", "surface"):
+        if rows.column(name).null_count:
+            learns = pc.and_(learns, pc.is_valid(rows.column(name)))
+    attempts = rows if learns.true_count == rows.num_rows else rows.filter(learns)
     if attempts.num_rows:
-        for domain, kind in state.learner.teach(_outcomes(attempts), now, settings.discount):
-            _note(state, domain, kind)
-    corrections = rows.filter(
-        pc.and_(pc.equal(rows.column("kind"), "correction"), pc.is_null(rows.column("quarantined")))
-    )
-    for row in corrections.select(["request_id", "step_name", "score"]).to_pylist():
-        changed = state.learner.correct(row["request_id"], row["step_name"], row["score"], settings.discount)
-        if changed is not None:
-            _note(state, *changed)
+        taught = state.learner.teach(_outcomes(attempts), now, settings.discount)
+        for (domain, kind), count in Counter(taught).items():
+            _note(state, domain, kind, count)
+    corrects = pc.and_(pc.equal(rows.column("kind"), "correction"), free)
+    if corrects.true_count:
+        _correct(state, rows.filter(corrects), settings.discount)
     if len(state.news) > NEWS_MAX:
         known = state.learner.cells.kinds
         state.news = {key: item for key, item in state.news.items() if key[0] in known}
@@ -137,13 +142,14 @@ def load(partition: int, parts: Mapping[str, pa.RecordBatch]) -> State:
 def _outcomes(rows: pa.RecordBatch) -> Outcomes:
     """Rows of attempts as what the learner takes."""
     steps, rounds, attempts = (rows.column(name).to_numpy() for name in ("step", "round", "attempt"))
-    ids = b"".join(rows.column("request_id").to_pylist())
+    ids = rows.column("request_id")
+    whole = ids.buffers()[1].slice(ids.offset * ids.type.byte_width, len(ids) * ids.type.byte_width)
     embedding = rows.column("embedding")
     spent = np.column_stack(
         [rows.column(name).to_numpy() for name in ("latency_us", "cost_usd_micros", "cpu_us")]
     )
     return Outcomes(
-        keys_of(ids, rounds, steps, attempts),
+        keys_of(whole, rounds, steps, attempts),
         pc.fill_null(rows.column("step_name"), "").to_pylist(),
         rows.column("domain").to_pylist(),
         rows.column("task_kind").to_pylist(),
@@ -156,12 +162,19 @@ def _outcomes(rows: pa.RecordBatch) -> Outcomes:
     )
 
 
-def _note(state: State, domain: str, kind: str) -> None:
+def _correct(state: State, rows: pa.RecordBatch, discount: float) -> None:
+    for row in rows.select(["request_id", "step_name", "score"]).to_pylist():
+        changed = state.learner.correct(row["request_id"], row["step_name"], row["score"], discount)
+        if changed is not None:
+            _note(state, *changed, 1)
+
+
+def _note(state: State, domain: str, kind: str, count: int) -> None:
     for name in (kind, CENTRES) if kind == ALL_KINDS else (kind, ALL_KINDS, CENTRES):
         item = state.news.get((domain, name))
         if item is None:
             item = state.news[domain, name] = News()
-        item.waiting += 1
+        item.waiting += count
 
 
 def _waits_us(kind: str) -> int:
@@ -181,7 +194,7 @@ def _alone(state: State, domain: str) -> bool:
 def _publish(state: State, now: int, prior_strength: float) -> list[Output]:
     """Messages that are due now, within the rate, those with the most news for their age first."""
     waiting = [(key, item) for key, item in state.news.items() if item.waiting]
-    if not waiting or now < state.published_at + PUBLISH_EVERY_US:
+    if not waiting or now < state.published_at + _pause_us(state):
         return []
     due = [(key, item) for key, item in waiting if now >= _due_at(item, key[1], _alone(state, key[0]))]
     due.sort(key=lambda pair: (-_urgency(pair[1], now), pair[0]))
@@ -207,6 +220,11 @@ def _publish(state: State, now: int, prior_strength: float) -> list[Output]:
     return outputs
 
 
+def _pause_us(state: State) -> int:
+    """Log time between two publications: longer where there is more to solve."""
+    return PUBLISH_EVERY_US * (1 + len(state.learner.cells.keys) // CELLS_A_PUBLICATION)
+
+
 def _urgency(item: News, now: int) -> float:
     """News relative to what was told, times age: new kinds first, nobody for ever last."""
     return item.waiting / (10.0 + item.told) * (now - item.published_at)
@@ -222,7 +240,7 @@ def _next_due(state: State, now: int) -> int | None:
     if not times:
         return None
     return max(
-        min(times), state.published_at + PUBLISH_EVERY_US, state.paid_until + PUBLISH_EVERY_US, now + 1
+        min(times), state.published_at + _pause_us(state), state.paid_until + PUBLISH_EVERY_US, now + 1
     )
 
 
