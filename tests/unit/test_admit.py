@@ -18,14 +18,16 @@ from tests.unit import strategies
 from tests.unit.given_edges import AT, DAY, arrow, outputs_of, plain, raw, rows_of, run, shown, views
 
 TOPICS = ("aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.controls", "aos.observations")
-REGISTRATION = {"service": "zip", "agent": "zip-1", "capabilities": ["zip"]}
-HEARTBEAT = {"service": "zip", "replica": "host-1"}
-OUTCOME = {"request_id": "00" * 16, "home": 0, "step": 0, "attempt": 1, "agent": "zip-1", "epoch": 3,
+REGISTRATION: dict[str, Any] = {"service": "zip", "agent": "zip-1", "capabilities": ["zip"]}
+HEARTBEAT: dict[str, Any] = {"service": "zip", "replica": "host-1"}
+OUTCOME: dict[str, Any] = {"request_id": "00" * 16, "home": 0, "step": 0, "attempt": 1, "agent": "zip-1", "epoch": 3,
            "token": "11" * 16, "status": "ok", "payload": "done", "score": 0.5}  # fmt: skip
-FEEDBACK = {"id": "order-1", "score": 0.5}
-CONTROL = {"action": "cancel", "id": "order-1"}
-OBSERVATION = {"case": "c", "activity": "a", "time": AT // 1000 - 5}
-GOOD = dict(zip(TOPICS, (REGISTRATION, HEARTBEAT, OUTCOME, FEEDBACK, CONTROL, OBSERVATION), strict=True))
+FEEDBACK: dict[str, Any] = {"id": "order-1", "score": 0.5}
+CONTROL: dict[str, Any] = {"action": "cancel", "id": "order-1"}
+OBSERVATION: dict[str, Any] = {"case": "c", "activity": "a", "time": AT // 1000 - 5}
+GOOD: dict[str, dict[str, Any]] = dict(
+    zip(TOPICS, (REGISTRATION, HEARTBEAT, OUTCOME, FEEDBACK, CONTROL, OBSERVATION), strict=True)
+)
 
 
 def said(topic: str, *found: dict[str, Any] | bytes) -> Step[Any]:
@@ -37,7 +39,7 @@ def dead(step: Step[Any]) -> list[dict[str, Any]]:
 
 
 def micros(time: Any) -> int:
-    return round(time.timestamp() * 1_000_000)
+    return int(time.timestamp() * 1_000_000 + 0.5)
 
 
 def test_registrations_heartbeats_and_fleet_controls_are_one_log() -> None:
@@ -265,9 +267,8 @@ def test_every_row_is_admitted_or_named(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_any_split_of_a_fetch_gives_the_same_rows(topic: str) -> None:
-    raws: list[Raw] = [
-        raw(one, topic, n) for n, one in enumerate([GOOD[topic], b"broken", GOOD[topic], b"{}"])
-    ]
+    messages: list[dict[str, Any] | bytes] = [GOOD[topic], b"broken", GOOD[topic], b"{}"]
+    raws: list[Raw] = [raw(one, topic, n) for n, one in enumerate(messages)]
     whole = run(admit.step, raws, views(1))
     parts = [run(admit.step, [one], views(1)) for one in raws]
     for written in ("aos.fleet", "aos.ledger", "aos.corrections", "aos.sightings", "aos.dead-letters"):

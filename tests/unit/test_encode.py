@@ -44,7 +44,7 @@ def dead(step: Step[Any]) -> list[dict[str, Any]]:
 
 
 def micros(time: Any) -> int:
-    return round(time.timestamp() * 1_000_000)
+    return int(time.timestamp() * 1_000_000 + 0.5)
 
 
 # what a request becomes
