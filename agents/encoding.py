@@ -3,8 +3,8 @@
 `embed` hashes the words, pairs of neighbouring words, and runs of three and four bytes of a text into two signed
 histograms of 256 places (words in one, bytes in the other), makes each a unit vector, and adds them. A hashed n-gram
 goes to one place with a random sign: a sparse random projection of the huge n-gram space, so the dot product of two
-texts estimates how much they share. All is integer arithmetic until the last division: every machine gets the same
-bytes. A text is encoded by itself: which others stand in the batch changes nothing.
+texts estimates how much they share. The histograms are integers; only the last rounding to half floats could differ
+between processors' vector units. A text is encoded by itself: which others stand in the batch changes nothing.
 
 cost: about 22 us for a text of 1,000 characters, no import beyond numpy and pyarrow.
 source: Weinberger et al. 2009, Feature Hashing (arXiv:0902.2206); Li, Hastie, Church 2006, Very Sparse Random
