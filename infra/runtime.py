@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
-from aos.codecs.errors import SettingsError
+import psycopg
+
+from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
+from aos.infra.retention import run_now
 from aos.infra.store import TimescaleSink
 from aos.streams.processor import Law, Processor
 from aos.streams.shell.codec import WireCodec
@@ -19,6 +23,9 @@ from aos.streams.shell.topics import Admin, TopicSpec, provision, spec_of
 from aos.streams.shell.worker import Deployment, Worker, run
 from aos.streams.topology import GROUPS, PROCESSORS, VIEWS
 
+log = logging.getLogger("aos.runtime")
+
+RETAIN_S = 60.0
 STATUS_S = 0.5  # how often a worker says how it is
 
 
@@ -113,15 +120,32 @@ def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Pat
 
 def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:
     async def started(worker: Worker) -> None:
-        known: set[str] = set()
         await worker.ready()
-        while True:
-            await _make_inboxes(worker, settings, known)
-            if status is not None:
-                _write_status(worker, status)
-            await asyncio.sleep(STATUS_S)
+        duties = [_follow(worker, settings, status)]
+        if "store" in worker.metrics:
+            duties.append(_retain(settings))
+        await asyncio.gather(*duties)
 
     return started
+
+
+async def _follow(worker: Worker, settings: Settings, status: Path | None) -> None:
+    known: set[str] = set()
+    while True:
+        await _make_inboxes(worker, settings, known)
+        if status is not None:
+            _write_status(worker, status)
+        await asyncio.sleep(STATUS_S)
+
+
+async def _retain(settings: Settings) -> None:
+    """Drop what is too old or too much, now and then; a database that is away is asked again next time."""
+    while True:
+        await asyncio.sleep(RETAIN_S)
+        try:
+            await asyncio.to_thread(run_now, settings.database_url, settings)
+        except (TransientError, psycopg.Error) as error:
+            log.warning("nothing was retained: %s", error)
 
 
 async def _make_inboxes(worker: Worker, settings: Settings, known: set[str]) -> None:
