@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_an_agent_is_chosen_as_often_as_its_logged_probability_says() -> None:
 
 def test_a_full_agent_is_never_chosen_and_the_rest_share_its_chance() -> None:
     slots = [slot("a", load=4), slot("b"), slot("c")]
-    found = {}
+    found: dict[int, Any] = {}
     for u in np.arange(0, 1, 0.001):
         choice = choose(slots, [0.6, 0.3, 0.1], [0, 1, 2], float(u), never)
         assert choice is not None
