@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aos.agents.registry import BLOCK_AGENTS_MAX, Limits, Registry
+from aos.agents.registry import BLOCK_AGENTS_MAX, PACE_US, Limits, Registry, load
 from aos.agents.registry_state import dump
 
 LIMITS = Limits(4_000_000, 12_000_000)
@@ -77,3 +77,29 @@ def test_the_dump_is_sorted_whatever_the_order_of_registration() -> None:
             registry.register(name, 1, LIMITS, False, service=f"of-{name}", **TOLD)
     assert dump(forth)["agents"].equals(dump(back)["agents"])
     assert dump(forth)["services"].equals(dump(back)["services"])
+
+
+def test_a_call_that_comes_too_early_publishes_nothing() -> None:
+    registry = Registry()
+    for service in ("crew", "other"):
+        registry.register(f"of-{service}", 1, LIMITS, False, service=service, **TOLD)
+    found = [
+        registry.publish(now, 1, lambda names: [0.0] * len(names), 5) is not None
+        for now in (1_000_000, 1_000_001, 1_000_000 + PACE_US - 1, 1_000_000 + PACE_US)
+    ]
+    assert found == [True, False, False, True]
+
+
+def test_blocks_wait_in_the_order_of_their_numbers_not_of_their_making() -> None:
+    registry = _crew(BLOCK_AGENTS_MAX + 1)
+    for number in range(BLOCK_AGENTS_MAX):
+        registry.remove(f"agent-{number}")
+    for now in (1_000_000, 2_000_000):
+        registry.publish(now, 1, lambda names: [0.0] * len(names), 5)
+    registry.register("late", 2_000_000, LIMITS, False, service="crew", **TOLD)
+    registry.publish(3_000_000, 1, lambda names: [0.0] * len(names), 5)
+    assert list(registry.services["crew"].blocks) == [1, 0]
+    restored = load(dump(registry))
+    for one in (registry, restored):
+        one.beat("crew", "one", None, False, 0, 3_000_000, LIMITS)
+    assert restored == registry
