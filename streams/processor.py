@@ -49,9 +49,6 @@ class Batch:
     one partition. For all others `raws` is empty. `tick` marks a call that no record caused: folds never
     get one (their ticks are rows of their own log), journals and views do, with `rows` empty.
     `topic` is the name without prefix (``aos.tasks``); `offset` is that of the (first) record.
-    `muted`: a replay of what is already acknowledged, whose outputs are dropped. A fold must not look at it; a
-    journal must decide nothing in such a step (nobody would hear of it) and say it in the tick that follows the
-    replay.
     """
 
     topic: str
@@ -60,7 +57,6 @@ class Batch:
     rows: pa.RecordBatch
     raws: Sequence[Raw] = ()
     tick: bool = False
-    muted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """One partition of a processor: its state, and the loop that decodes, steps, sends, waits for acks, acks.
 
-order: one step at a time for all topics of the partition; below the commit C the step runs, its outputs are muted;
-    nothing at or above any C runs before every topic has been replayed to its own C.
+order: one step at a time for all topics of the partition, each topic in the order of its log. Below the commit C a
+    fold's outputs are muted; journals and views say them again: with another order of their topics, or without
+    the ticks that came between, they may now say what they did not say then.
 errors: bad bytes -> dead letter; a step that raises -> dead letter (row) or rewind and dead letter (stateful);
     outputs refused -> exit 70 without a commit.
 cost: one message-hop .4-.8 ms of CPU whatever it holds.
@@ -145,7 +146,8 @@ class Loop:
 
     @property
     def busy(self) -> bool:
-        return any(item.queue for item in self.inputs.values())
+        """Whether something was handed out and is not finished; a record that got lost inside counts too."""
+        return any(item.queue or self.kit.consumer.in_air(item.tp) for item in self.inputs.values())
 
     # the loop
 
@@ -186,8 +188,7 @@ class Loop:
         return any(item.replaying for item in self.inputs.values())
 
     def _runnable(self) -> list[Input]:
-        replaying = [item for item in self.inputs.values() if item.replaying]
-        return [item for item in replaying or self.inputs.values() if item.queue and not item.held]
+        return [item for item in self.inputs.values() if item.queue and not item.held]
 
     def _until_tick(self) -> float:
         """Seconds until the state is to be called although nothing came."""
@@ -232,7 +233,7 @@ class Loop:
         """Step the messages of one topic in order, within the bounds of a round; False to end the round."""
         size = 0
         options = self.kit.options
-        while item.queue:
+        while item.queue and item.topic not in self._wanted_holds:
             record = item.queue.popleft()
             size += len(record.value or b"")
             item.waiting_bytes -= len(record.value or b"")
@@ -242,8 +243,6 @@ class Loop:
             if not self._one(item, record, out):
                 return False
             item.position = record.offset + 1
-            if item.topic in self._wanted_holds:
-                item.drop()
             full = size >= options.round_bytes or time.perf_counter() - began >= options.round_s
             if full or (was_replaying and not item.replaying):
                 return False
@@ -263,9 +262,7 @@ class Loop:
             self._bury(raw, getattr(error, "code", "AOS1001"), str(error), out, muted)
             return True
         self._count(raw, rows.num_rows)
-        return self._step(
-            Batch(item.topic, self.partition, record.offset, rows, muted=muted), raw, out, muted
-        )
+        return self._step(Batch(item.topic, self.partition, record.offset, rows), raw, out, muted)
 
     def _take_raws(self, item: Input, out: Outgoing) -> bool:
         """All that waits on one topic of an edge as one batch."""
@@ -286,7 +283,7 @@ class Loop:
             return True
         self.now = max(self.now, max(raw.appended_at for raw in raws))
         return self._step(
-            Batch(item.topic, self.partition, raws[0].offset, NO_ROWS, raws, muted=muted), raws[0], out, muted
+            Batch(item.topic, self.partition, raws[0].offset, NO_ROWS, raws), raws[0], out, muted
         )
 
     def _count(self, raw: Raw, rows: int) -> None:

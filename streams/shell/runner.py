@@ -114,7 +114,7 @@ class Runner:
             done = committed.get(names[topic])
             inputs.append(self._input(topic, names[topic], first, end, done, snapshot))
         loop = Loop(self.kit, partition, inputs, self._state(partition, snapshot))
-        # what was adopted but maybe not sent can only leave from a step that is not muted: that tick
+        # one tick before anything else: what was adopted but maybe not sent goes out, a due time is said
         loop.greet = processor.law in (Law.JOURNAL, Law.VIEW)
         if snapshot is not None:
             loop.now, loop.journal = snapshot.manifest.now, snapshot.manifest.journal
@@ -135,12 +135,14 @@ class Runner:
     ) -> Input:
         """Where to read on, and up to where outputs are muted."""
         commit = min(max(done if done is not None else first, first), end)
-        if self.kit.processor.law is Law.ROW:
+        law = self.kit.processor.law
+        if law is Law.ROW:
             return Input(topic, tp, commit, commit)
         position = snapshot.manifest.offsets[topic] if snapshot is not None else first
         if position < first:
             log.error("%s %d: messages %d to %d are gone from the log", topic, tp.partition, position, first)
-        return Input(topic, tp, max(position, first), max(commit, position))
+        position = max(position, first)
+        return Input(topic, tp, position, max(commit, position) if law is Law.FOLD else position)
 
     def _state(self, partition: int, snapshot: Snapshot | None) -> Any:
         processor = self.kit.processor

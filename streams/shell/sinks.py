@@ -228,7 +228,9 @@ class SinkRunner:
 
     @property
     def busy(self) -> bool:
-        return any(item.queue for item in self.inputs.values())
+        """Whether something was handed out and is not finished; a record that got lost inside counts too."""
+        waiting = list(self.inputs.values())
+        return not self._away and any(item.queue or self.kit.consumer.in_air(item.tp) for item in waiting)
 
     def _name(self, tp: TP) -> str:
         return tp.topic[len(self.kit.options.prefix) :]

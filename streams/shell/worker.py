@@ -34,6 +34,8 @@ from aos.streams.shell.topics import Admin, TopicSpec, missing
 from aos.streams.shell.views import ViewService
 from aos.streams.shell.watchdog import Moving, Watchdog
 
+LEAVE_S = 5.0  # for commits and connections, after the steps and snapshots of a stop
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -131,6 +133,7 @@ class Worker:
         self.partitions: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
+        self.stopping = False
         self._watchdog = Watchdog(options.watchdog_s, self._watched)
 
     async def start(self) -> None:
@@ -141,11 +144,16 @@ class Worker:
         await asyncio.gather(*(app.start() for app in self.apps))
         self._watchdog.start()
 
+    def stop_soon(self) -> None:
+        """A stop was asked for; `stop` follows, or the watchdog ends the process."""
+        self.stopping = True
+        self._watchdog.leave_within(self.options.stop_s + self.options.snapshot_stop_s + LEAVE_S)
+
     async def stop(self) -> None:
         """Settle all, commit, leave."""
-        self._watchdog.stop()
         await asyncio.gather(*(app.stop() for app in self.apps))
         await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop())
+        self._watchdog.stop()
 
     async def failed(self) -> BaseException | None:
         """Return when an app has crashed or stopped by itself."""
@@ -232,14 +240,18 @@ async def serve(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def on_signal() -> None:
-        if stop.is_set():
+    worker = Worker(deployment, options)
+
+    def on_signal(*_: object) -> None:
+        if worker.stopping:
             die(STUCK, "second signal: leaving without a commit")
-        stop.set()
+        worker.stop_soon()
+        loop.call_soon_threadsafe(stop.set)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    worker = Worker(deployment, options)
+        signal.signal(
+            number, on_signal
+        )  # not the loop's handler: it would wait for a step that blocks the loop
     await worker.start()
     tasks = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
     if started is not None:

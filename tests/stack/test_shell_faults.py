@@ -143,6 +143,22 @@ async def test_shell_leaves_without_a_commit_when_a_stop_waits_too_long(stand: S
     assert (await stand.committed("toy-row")).get(("toy.rows", 0), -1) <= 0
 
 
+async def test_shell_leaves_when_a_step_blocks_the_process(stand: Stand) -> None:
+    """A step that does not return holds a stop up for a bounded time: exit 75, nothing committed.
+
+    With the loop's own signal handler, or without the watchdog's thread, it stays until the step ends.
+    """
+    stand.extra["slow_s"] = 60.0
+    stand.settings.update(stop_s=1.0, snapshot_stop_s=0.0)
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([SLOW])
+        await feeder.producer.flush()
+        await asyncio.sleep(0.7)
+        assert await worker.end(timeout=15) == 75, worker.tail()
+    assert (await stand.committed("toy-row")).get(("toy.rows", 0), -1) <= 0
+
+
 async def test_shell_refuses_to_start_without_its_topics(bootstrap: str, tmp_path: Path) -> None:
     """Faust alone reports ready and sits idle."""
     stand = Stand(bootstrap, "no-such-prefix.", tmp_path, ["toy-row"])

@@ -145,7 +145,7 @@ def journal_step(
         elif id not in state["done"] and (id // 10**6, id) not in state["waiting"]:
             heapq.heappush(state["waiting"], (id // 10**6, id))
     chosen = []
-    while not given.muted and state["waiting"] and len(state["active"]) < SLOTS:
+    while state["waiting"] and len(state["active"]) < SLOTS:
         _, id = heapq.heappop(state["waiting"])
         if id in state["active"] or id in state["done"]:
             continue

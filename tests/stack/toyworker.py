@@ -7,11 +7,13 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiokafka import TopicPartition
 from toys import PROCESSORS, SLOW, ToyCodec
 
 from aos.streams.processor import Batch, Processor, Step, Views
@@ -70,6 +72,26 @@ def watched(processor: Processor, progress: int, slow_s: float) -> Processor:
     return dataclasses.replace(processor, step=step)
 
 
+def show(worker: Worker) -> None:
+    """On SIGUSR1: where everything stands, for whoever looks for a stall."""
+    for app, port in zip(worker.apps, worker.ports, strict=True):
+        consumer: Any = app.consumer
+        real = consumer._thread._consumer
+        print("active", consumer._active_partitions, consumer._buffered_partitions, file=sys.stderr)
+        for loop in getattr(port, "loops", {}).values():
+            print("state", loop.next_due, loop.stopping, loop._wake.is_set(), file=sys.stderr)
+            for item in loop.inputs.values():
+                tp = TopicPartition(*item.tp)
+                state = real._subscription._assigned_state(tp)
+                flight = consumer.flights.get(item.tp)
+                print(
+                    item, flight and (flight._spans, flight.position()), state.paused, state._position,
+                    state.highwater, tp in real._fetcher._records, file=sys.stderr,
+                )  # fmt: skip
+        for task in asyncio.all_tasks():
+            task.print_stack(file=sys.stderr)
+
+
 def main() -> int:
     given = json.loads(sys.argv[1])
     folder = Path(given["folder"])
@@ -87,6 +109,7 @@ def main() -> int:
     async def started(worker: Worker) -> None:
         await worker.ready()
         print("ready", flush=True)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, show, worker)
         while True:
             await asyncio.sleep(0.5)
             shown = {name: metrics.as_dict() for name, metrics in worker.metrics.items()}
