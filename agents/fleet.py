@@ -113,8 +113,8 @@ class Fleet:
     draining or gone; a suspected one still may); `suspected` [bool]; `gone` [bool]; `cell_partition` [int32];
     `price` [int64] millionths of a US dollar; `timeout` [int64] ms, 0 for none; `fallback` [bool]; `every_tenant`
     [bool]; `salt` [uint32] a hash of the agent's name, for ties.
-    `version` grows with every message that changes more than `state` and `replicas`: whatever was computed from the
-    rest holds as long as it stays the same.
+    `version` grows with every message that changes more than `replicas` and which of the states of health (idle,
+    running, degraded, learning) an agent has: whatever was computed from the rest holds as long as it stays the same.
     """
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class Fleet:
     def _write(self, slots: np.ndarray, rows: pa.RecordBatch) -> bool:
         """Whether anything changed that a decision may rest on."""
         full = self._full
-        before = [full[name][slots] for name in _DECIDING]
+        before = self._deciding(slots)
         state = pc.index_in(rows.column("state"), value_set=pa.array(STATES)).fill_null(GONE)
         codes = state.to_numpy(zero_copy_only=False).astype(np.int8)
         for name, column in _SOURCES.items():
@@ -233,8 +233,12 @@ class Fleet:
         full["salt"][slots] = [zlib.crc32(name.encode()) for name in full["agents"][slots]]
         changed = _rewrite(self._capability_bits, self._capabilities, slots, rows.column("capabilities"))
         changed |= _rewrite(self._tenant_bits, self._tenants, slots, rows.column("tenants"))
-        same = (np.array_equal(old, full[name][slots]) for name, old in zip(_DECIDING, before, strict=True))
-        return changed or not all(same)
+        return changed or not all(map(np.array_equal, before, self._deciding(slots)))
+
+    def _deciding(self, slots: np.ndarray) -> list[np.ndarray]:
+        """What a decision may rest on; idle, running, degraded and learning are alike."""
+        values = [self._full[name][slots] for name in _DECIDING]
+        return [*values, np.maximum(self._full["state"][slots], LEARNING)]
 
     def _forget(self, slot: int) -> None:
         del self._index[self._full["agents"][slot]]

@@ -193,8 +193,10 @@ class Beliefs:
     def _similarity(self, domain: str, agents: Sequence[str], embeddings: np.ndarray) -> Floats:
         where, centres = self.centres.get(domain, ({}, None))
         similarity = np.zeros((len(embeddings), len(agents)), np.float32)
+        if centres is None:
+            return similarity
         known = [(place, where[name]) for place, name in enumerate(agents) if name in where]
-        if known and centres is not None:
+        if known:
             places, rows = np.array(known).T
             tasks = np.asarray(embeddings, np.float32)
             similarity[:, places] = np.clip(tasks @ centres[rows].T, -1.0, 1.0)

@@ -79,6 +79,7 @@ def test_only_who_may_be_given_work_is_alive(
         ({"seen_at": 5, "version": 9}, False),
         ({"capacity": 2}, True),
         ({"state": "paused"}, True),
+        ({"state": "draining"}, True),
         ({"capabilities": ["work", "more"]}, True),
         ({"tenants": ["acme"]}, True),
         ({"price_usd_micros": 1}, True),
@@ -90,6 +91,13 @@ def test_the_version_moves_only_with_what_a_decision_may_rest_on(change: dict[st
     before = fleet.version
     fleet.apply(b"crew/0", state_rows({"a": change}))
     assert (fleet.version != before) == moves
+
+
+def test_the_version_moves_between_states_without_work_too() -> None:
+    fleet = fleet_of({"a": {"state": "paused"}})
+    before = fleet.version
+    fleet.apply(b"crew/0", state_rows({"a": {"state": "draining"}}))
+    assert fleet.version != before
 
 
 def test_arrays_grow_beyond_their_first_room() -> None:
