@@ -1,7 +1,9 @@
 """The budget of design.md, counted on the running topology: the message is the unit of cost, not the row.
 
-At 500 requests/s from ten tenants, one row a message: what each topic-partition takes, and through how many hops the
-messages of one batch go. A hop is one message that one processor reads; an edge reads all records of a fetch as one.
+At 500 requests/s from ten tenants, one row a message: what each topic-partition takes, and how many messages a batch of
+encode causes on its way (streams/describe.py lists them). An edge reads all records of a fetch as one. A batch that
+holds rows of several tenants and for several services goes to several results and inbox topics at once: of those the
+busiest counts, what the fan-out and the readers of each message come to is told beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from aos.codecs.topics import TOPICS, base_of
 from aos.infra.up import Up
+from aos.streams.describe import HOPS_MAX, WAY
 from aos.streams.topology import PROCESSORS
 from benchmarks.pipeline.stand import Outcome, Stand
 from benchmarks.pipeline.verdict import judge
@@ -22,7 +25,6 @@ from benchmarks.pipeline.workload import TENANTS, Load
 from tests.stack.loopkit import running, settings_for
 
 MESSAGES_MAX = 40  # a second and topic-partition
-HOPS_MAX = 20  # of a batch
 LOAD = Load("budget", rate=500, seconds=10)
 DRAIN_S = 60.0
 
@@ -65,12 +67,24 @@ def rates(outcome: Outcome) -> dict[tuple[str, int], float]:
     return {place: (end - before.get(place, end)) / (ended - began) for place, end in after.items()}
 
 
-def hops_a_batch(outcome: Outcome, batches_s: float) -> dict[str, float]:
-    """Messages of one batch that each processor reads."""
+def hops_a_batch(outcome: Outcome, by_place: dict[tuple[str, int], float]) -> dict[str, float]:
+    """Messages of each topic on the way that one batch causes."""
+    found = {}
+    for topic in dict.fromkeys(topic for _, topic in WAY):
+        own = [rate for (name, _), rate in by_place.items() if base_of(name) == topic]
+        reader = next((name for name, p in PROCESSORS.items() if p.edge and topic in p.reads), None)
+        fans_out = topic in ("aos.results", "aos.inbox")
+        found[topic] = (
+            outcome.processors[reader]["rounds_s"] if reader else max(own) if fans_out else sum(own)
+        )
+    return {topic: rate / found["aos.tasks"] for topic, rate in found.items()}
+
+
+def read_a_batch(outcome: Outcome, batches_s: float) -> dict[str, float]:
+    """Messages that each processor reads for one batch, beside the topics on the way those of views and controls."""
     found = {}
     for name, did in outcome.processors.items():
-        read = did["rounds_s"] if PROCESSORS[name].edge else did["messages_in_s"]
-        found[name] = read / batches_s
+        found[name] = (did["rounds_s"] if PROCESSORS[name].edge else did["messages_in_s"]) / batches_s
     return found
 
 
@@ -87,20 +101,26 @@ def test_messages_of_a_partition_and_hops_of_a_batch_keep_within_the_budget(
     inner = {place: rate for place, rate in by_place.items() if written_by_aos(place[0])}
     outside = {place: rate for place, rate in by_place.items() if not written_by_aos(place[0])}
     batches_s = sum(rate for (topic, _), rate in inner.items() if topic == "aos.tasks")
-    hops = hops_a_batch(outcome, batches_s)
+    hops, read = hops_a_batch(outcome, by_place), read_a_batch(outcome, batches_s)
     busiest = sorted(inner.items(), key=lambda item: -item[1])
+    held = "held" if verdict.held else "NOT HELD"
     measured(
-        f"at {LOAD.rate:g}/s one row a message, {'held' if verdict.held else 'NOT HELD'}, p95 {verdict.arrival['p95']:.0f} ms: messages/s a topic-partition "
-        + ", ".join(f"{topic}/{number} {rate:.1f}" for (topic, number), rate in busiest[:12])
+        f"at {LOAD.rate:g}/s one row a message ({held}, p95 {verdict.arrival['p95']:.0f} ms), "
+        f"messages/s a topic-partition: {_told(dict(busiest[:12]))}"
     )
+    measured(f"written by outsiders (no budget): {_told(outside)}")
     measured(
-        "written by outsiders (no budget): "
-        + ", ".join(f"{topic}/{n} {rate:.1f}" for (topic, n), rate in sorted(outside.items()) if rate >= 1)
-    )
-    measured(
-        f"hops of a batch ({batches_s:.1f} batches/s of {LOAD.rate / batches_s:.1f} requests): "
-        f"{sum(hops.values()):.1f} = " + ", ".join(f"{name} {count:.1f}" for name, count in hops.items())
+        f"messages on a batch's way ({batches_s:.1f} batches/s of {LOAD.rate / batches_s:.1f} requests): "
+        f"{sum(hops.values()):.1f} = {_listed(hops)}; read by processors: {sum(read.values()):.1f} = {_listed(read)}"
     )
     over = {place: rate for place, rate in inner.items() if rate > MESSAGES_MAX}
     assert not over
     assert sum(hops.values()) <= HOPS_MAX
+
+
+def _told(rates: dict[tuple[str, int], float]) -> str:
+    return ", ".join(f"{topic}/{number} {rate:.1f}" for (topic, number), rate in rates.items() if rate >= 1)
+
+
+def _listed(counts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {count:.1f}" for name, count in counts.items())
