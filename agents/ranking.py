@@ -12,7 +12,7 @@ to try each of them. A quarter of the places is kept for those on trial that wer
 
 Rows are ranked together, as one padded matrix [rows, agents] for eligible sets of similar size; nothing of a row
 depends on the others.
-cost: see tests and docs; the belief's prediction is most of it.
+cost: as in streams.match.
 source: Auer et al. 2002 (upper confidence bound), Thompson 1933 (the noise).
 """
 

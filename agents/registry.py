@@ -224,15 +224,21 @@ class Registry(Memory):
 
     # what the fleet is told
 
-    def due(self, limits: Limits) -> int:
-        """When to call again: a block waits, or time must pass (every quarter of the suspicion, see `watch`)."""
-        when = self.called_at + limits.suspect_us // 4
-        for service in self.services.values():
-            for block in service.blocks.values():
-                wanted = self._wanted_at(service, block)
-                if wanted is not None:
-                    when = min(when, max(wanted, self.sent_at + PACE_US))
-        return when
+    def due(self, limits: Limits) -> int | None:
+        """When to call again: a block waits, time must pass (every quarter of the suspicion, see `watch`), or
+        somebody gone is to be forgotten; None for an empty registry."""
+        whens = [
+            max(wanted, self.sent_at + PACE_US)
+            for service in self.services.values()
+            for block in service.blocks.values()
+            if (wanted := self._wanted_at(service, block)) is not None
+        ]
+        if self.graces or any(service.replicas for service in self.services.values()):
+            whens.append(self.called_at + limits.suspect_us // 4)
+        elif self.agents:
+            oldest = min(agent.seen_at for agent in self.agents.values())
+            whens.append(max(oldest + FORGET_US + 1, self.forget_at))
+        return min(whens, default=None)
 
     def publish(
         self, now: int, lanes: int, outcomes: Callable[[Sequence[str]], Sequence[float]], trial: int

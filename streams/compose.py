@@ -11,7 +11,7 @@ key: home; all rows of a message share it.
 state: none.
 order: none assumed. Law of a row: the first plan of a matching round counts.
 errors: AOS2001, AOS2006, AOS2007, AOS2011 as rejected rows.
-cost: 10 us a request of one step, 40 us a step of a workflow.
+cost: at 128 rows with 16 candidates 6 us a request of one step, 50 us a step of a workflow, 60 us a team.
 
 Requests of one step with agents that can do all of it, most of what comes, are planned as whole columns; the others
 one by one. Both give the same plans (a test compares them).

@@ -16,7 +16,8 @@ fewer candidates than `candidates_wanted`, suspected agents are let in (`widened
 budget ("budget"); the other filters are never loosened. When no agent has all required capabilities, agents that have
 them together are named, with what each covers. When the best score is below `confidence_min`, or nobody is eligible,
 the fallback agents are named instead ("fallback", degraded), if there are any.
-cost: about 40 us a row at 128 rows over 1,000 agents in 20 capabilities, most of it the prediction.
+cost: at 128 rows 16 us a row over 12 agents, 30 over 1,000 agents in 20 capabilities, 80 when these rows are of 10
+    domains (a prediction each); 7 ms for 64 rows over 10,000 agents in 20 capabilities. Most of it is the prediction.
 """
 
 from __future__ import annotations

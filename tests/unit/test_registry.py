@@ -39,7 +39,27 @@ def test_time_is_looked_at_only_when_something_can_end() -> None:
     registry.beat("crew", "one", None, False, 0, 1_000_000, LIMITS)
     registry.watch(1_000_000, LIMITS)
     assert registry.check_at == 5_000_000
-    assert registry.due(LIMITS) <= 2_000_000
+    due = registry.due(LIMITS)
+    assert due is not None
+    assert due <= 2_000_000
+
+
+def test_nothing_is_due_without_agents_and_only_forgetting_when_all_are_gone() -> None:
+    assert Registry().due(LIMITS) is None
+    registry = _crew(1)
+    now = 1
+    for _ in range(30):
+        now += 1_000_000
+        registry.watch(now, LIMITS)
+        registry.publish(now, 1, lambda names: [0.0] * len(names), 5)
+    due = registry.due(LIMITS)
+    assert due is not None
+    assert due > 24 * 3600 * 1_000_000
+    registry.watch(due, LIMITS)
+    assert registry.agents == {}
+    assert registry.publish(due, 1, lambda names: [0.0] * len(names), 5) is not None
+    registry.watch(due + 1, LIMITS)
+    assert registry.due(LIMITS) is None
 
 
 def test_a_service_that_is_gone_leaves_nothing_behind() -> None:
