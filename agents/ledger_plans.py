@@ -110,7 +110,7 @@ def gather(places: Sequence[tuple[pa.ListArray, int]], type: pa.DataType) -> pa.
         _, rows, positions = sources.setdefault(id(array), (array, [], []))
         rows.append(row)
         positions.append(position)
-    taken = [array.take(pa.array(rows, pa.int64())) for array, rows, _ in sources.values()]
+    taken = [_take(array, rows) for array, rows, _ in sources.values()]
     if not taken:
         return pa.array([], type)
     if len(taken) == 1:
@@ -120,6 +120,14 @@ def gather(places: Sequence[tuple[pa.ListArray, int]], type: pa.DataType) -> pa.
         len(places)
     )
     return pa.concat_arrays(taken).take(pa.array(order))
+
+
+def _take(array: pa.ListArray, rows: list[int]) -> pa.ListArray:
+    """Some rows of a list column; all of them in order, the common case, are a slice."""
+    first, count = rows[0], len(rows)
+    if rows[-1] - first + 1 == count and rows == list(range(first, first + count)):
+        return array.slice(first, count)
+    return array.take(pa.array(rows, pa.int64()))
 
 
 def _without_nulls(lists: pa.ListArray) -> pa.ListArray:

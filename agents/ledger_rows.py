@@ -231,7 +231,7 @@ def result_rows(rows: Sequence[ResultRow]) -> tuple[pa.RecordBatch, pa.RecordBat
     columns = _columns(rows)
     columns["steps"] = _structs(columns["steps"], _STEPS)
     places = {name: pa.array(columns.pop(name), type) for name, type in PLACES}
-    results = from_columns("result", len(rows), {**columns, "repeated": [False] * len(rows)})
+    results = from_columns("result", len(rows), {**columns, "repeated": (False,) * len(rows)})
     kept = [places[f.name] if f.name in places else results.column(f.name) for f in SCHEMA]
     return results, pa.RecordBatch.from_arrays(kept, schema=SCHEMA)
 
