@@ -266,14 +266,14 @@ def test_a_plan_is_staffed_covered_affordable_in_time_and_repeatable(
             assert [list(part.after) for part in parts[1:]] == [[part.number] for part in parts[:-1]]
     for row in found.planned:
         required = {one.number: one for one in needs}[row.parent if row.parent >= 0 else row.number].require
-        for one in row.options:
-            has = {name for bit, name in enumerate(required) if one.covers >> bit & 1}
+        for each in row.options:
+            has = {name for bit, name in enumerate(required) if each.covers >> bit & 1}
             assert set(row.require) <= has
     if budget is not None:
         cheapest = {row.number: min(one.cost for one in row.options) for row in found.planned if row.options}
         for row in found.planned:
-            for one in row.options:
-                assert sum(cheapest.values()) - cheapest[row.number] + one.cost <= budget
+            for each in row.options:
+                assert sum(cheapest.values()) - cheapest[row.number] + each.cost <= budget
 
 
 def _fitting(one: Need) -> Need:

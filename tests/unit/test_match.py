@@ -115,7 +115,11 @@ def test_too_few_are_returned_with_the_shortfall() -> None:
 
 
 def test_what_was_loosened_is_said() -> None:
-    agents = {"a": {}, "s": {"state": "suspected"}, "dear": {"price_usd_micros": 99}}
+    agents: dict[str, dict[str, Any]] = {
+        "a": {},
+        "s": {"state": "suspected"},
+        "dear": {"price_usd_micros": 99},
+    }
     tasks = task_rows(
         [{}, {"budget_usd_micros": 5}, {"pin": ["a"]}, {"pin": ["a", "dear"], "budget_usd_micros": 5}]
     )
@@ -125,7 +129,12 @@ def test_what_was_loosened_is_said() -> None:
 
 
 def test_those_over_the_budget_are_named_as_filtered() -> None:
-    agents = {"a": {}, "b": {}, "dear": {"price_usd_micros": 99}, "off": {"state": "paused"}}
+    agents: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {},
+        "dear": {"price_usd_micros": 99},
+        "off": {"state": "paused"},
+    }
     rows = matched(views_of(fleet_of(agents), candidates_wanted=2), task_rows([{"budget_usd_micros": 5}, {}]))
     first, second = rows.to_pylist()
     assert first["filtered"] == [{"agent": "dear", "reason": "budget"}, {"agent": "off", "reason": "health"}]

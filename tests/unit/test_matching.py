@@ -95,7 +95,7 @@ def test_one_who_has_all_is_preferred_to_a_team_even_if_suspected() -> None:
 
 
 def test_a_team_is_made_of_healthy_agents_when_these_suffice() -> None:
-    agents = {
+    agents: dict[str, dict[str, Any]] = {
         "a": {"capabilities": ["x"]},
         "b": {"capabilities": ["y"]},
         "s": {"capabilities": ["y"], "state": "suspected"},
