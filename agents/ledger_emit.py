@@ -181,7 +181,7 @@ def say_end(turn: Turn, request: Request, status: str, code: str | None, message
         TrailRow(
             common, b"", b"", "request", request.id, -1, "", request.attempts, request.task_kind,
             request.priority, request.policy, None, None, None, status, code, message, score,
-            any([step.verdict is not None for step in steps]), None, None, request.topology,
+            any(step.verdict is not None for step in steps), None, None, request.topology,
             request.quality_predicted, request.duration_predicted_us, request.budget_cpu_us,
             request.cost_usd_micros, request.cpu_us, request.tokens, None, None, turn.now, latency, agents,
             request.ignored, request.model_version, request.settings_version, request.degraded,
