@@ -3,7 +3,8 @@
 in: `aos.ledger` (record entry). out: ready rows to the lanes, releases, inbox rows, results, trails, tasks.
 key: request_id; partition = home. state: `agents.ledger_state.State`: requests in flight, memory of ended ones.
 order: the log's; what is first counts (`agents.ledger`). duplicates: change nothing, outputs repeat their ids.
-errors: AOS2004 … AOS2006, AOS3001 … AOS3012 in results and trails. cost: 72 us a task (4 rows) at 128 rows a message, 59 at 512.
+errors: AOS2004 … AOS2006, AOS3001 … AOS3012 in results and trails.
+cost: 72 us a task of one step (4 rows) at 128 rows a message, 59 at 512.
 """
 
 from __future__ import annotations
