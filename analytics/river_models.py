@@ -161,7 +161,7 @@ class Detector:
             self._feed(value)
             if self._adwin.drift_detected:
                 changed = True
-                self._rebuild(max(1, min(int(self._adwin.width), len(self.values))))
+                self._rebuild(since_change(self.values))
             elif len(self.values) >= HELD:
                 self._rebuild(KEPT)
         return changed
@@ -175,6 +175,23 @@ class Detector:
         self.values, self._adwin = array("d"), _adwin()
         for value in values:
             self._feed(value)
+
+
+def since_change(values: Sequence[float]) -> int:
+    """How many of the newest values came after the likeliest single change of mean (least squares).
+
+    ADWIN's own window still holds most of what was before at its first alarm: it drops whole buckets, oldest first.
+
+    >>> since_change([1.0, 0.9, 1.0, 0.8, 0.1, 0.0])
+    2
+    """
+    found = np.asarray(values, np.float64)
+    count = len(found)
+    if count < 2:
+        return count
+    before = np.arange(1, count)
+    gap = np.cumsum(found)[:-1] / before - (found.sum() - np.cumsum(found)[:-1]) / (count - before)
+    return count - int((gap**2 * before * (count - before)).argmax()) - 1
 
 
 def _adwin() -> Any:

@@ -80,8 +80,7 @@ def propose(
     real = sum(1 for effect in effects if effect) / len(effects) if effects else 0.0
     targets = {"exploration": exploration, "pair_bonus": DEFAULT.pair_bonus * (1.0 + real), **weights}
     moved = {name: _towards(getattr(current, name), target, name) for name, target in targets.items()}
-    rest = 1.0 - sum(moved[name] for name in WEIGHTS[1:])
-    moved["weight_success"] = round(rest, 6)  # what rounding leaves belongs to success, so that the sum is 1
+    moved |= _whole(moved)
     proposal = Strategy(**{**asdict(current), **moved})
     broken = guard(proposal)
     if broken:
@@ -129,6 +128,19 @@ def _weights(evidence: Evidence) -> tuple[dict[str, float], str]:
         f"{evidence.expired} expired and {evidence.over_budget} were over budget"
     )
     return {name: _within(value / total, name) for name, value in raw.items()}, blame
+
+
+def _whole(weights: dict[str, float]) -> dict[str, float]:
+    """The four weights with sum 1: success takes what the others leave, and they give or take where it may not."""
+    low, high = BOUNDS["weight_success"]
+    others = {name: weights[name] for name in WEIGHTS[1:]}
+    while (rest := round(1.0 - sum(others.values()), 6)) < low:
+        name = max(others, key=lambda name: others[name])
+        others[name] = round(others[name] - STEP, 6)
+    while (rest := round(1.0 - sum(others.values()), 6)) > high:
+        name = min(others, key=lambda name: others[name])
+        others[name] = round(others[name] + STEP, 6)
+    return {"weight_success": rest, **others}
 
 
 def _towards(now: float, target: float, name: str) -> float:

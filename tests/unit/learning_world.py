@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from aos.analytics.beliefs import Beliefs
+from aos.analytics.strategies import DEFAULT
 from aos.codecs import rows as codec
 from aos.codecs.settings import Settings
 from aos.streams import learn
@@ -125,7 +126,8 @@ class Play:
 
 
 def play(
-    table: Table, seed: int, exploration: float = 0.5, message: int = 8, task_us: int = 10_000, lag: int = 16,
+    table: Table, seed: int, exploration: float = DEFAULT.exploration, message: int = 8, task_us: int = 10_000,
+    lag: int = 16,
     settings: Settings | None = None, change: Callable[[int, np.ndarray], np.ndarray] | None = None,
     order: np.ndarray | None = None, river: bool = True,
 ) -> Play:  # fmt: skip
@@ -189,7 +191,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--exploration", type=float, default=0.5)
+    parser.add_argument("--exploration", type=float, default=DEFAULT.exploration)
     parser.add_argument("--discount", type=float, default=Settings().discount)
     parser.add_argument("--strength", type=float, default=Settings().prior_strength)
     parser.add_argument("--world", choices=("real", "planted", "both"), default="both")
