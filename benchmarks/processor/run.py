@@ -24,13 +24,14 @@ from aos.infra.local import LocalStack
 from aos.streams.shell.options import Options
 from aos.streams.shell.topics import Admin, TopicSpec, provision
 from benchmarks.harness import Figure, say
-from benchmarks.processor.rows import messages, numbers
+from benchmarks.processor.rows import messages, numbers, transform
 from benchmarks.processor.systems import SETTINGS, SYSTEMS, Job
 from benchmarks.usage import Sample, between, sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WARM_SHARE = 0.1
 LIMIT_S = 180.0
+ALONE_S = 1.0
 SHAPES = (1, 256)  # rows a message
 
 
@@ -62,11 +63,27 @@ def measure(
                         say(f"  {rows:4d} rows a message  {name:16s} {_told(runs[name][-1])}")
                 for name, found in runs.items():
                     yield from figures(name, rows, totals[rows], found)
+                yield arrow_alone(rows, repeats)
 
 
 def _told(run: Run) -> str:
     bad = f"  LOST {run.lost} DUPLICATED {run.duplicated}" if run.lost or run.duplicated else ""
     return f"{run.rows_per_s:10,.0f} rows/s  {run.cores:.2f} cores, broker {run.kafka_cores:.2f}{bad}"
+
+
+def arrow_alone(rows: int, repeats: int) -> Figure:
+    """The speed of light: the same Arrow work on messages in memory, nothing around it, one core."""
+    prepared = [value for value, _ in messages(20 * rows, rows)]
+    rates = []
+    for _ in range(repeats):
+        done, began = 0, time.process_time()
+        while time.process_time() - began < ALONE_S:
+            for value in prepared:
+                transform(value)
+            done += 20 * rows
+        rates.append(done / (time.process_time() - began))
+    say(f"  {rows:4d} rows a message  Arrow alone      {float(np.median(rates)):10,.0f} rows/s/core")
+    return Figure(f"processor/{rows}-rows/arrow-alone", "throughput a core", "rows/s/core", rates, rows, 1)
 
 
 def figures(name: str, rows: int, total: int, runs: list[Run]) -> Iterator[Figure]:
