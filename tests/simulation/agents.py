@@ -1,0 +1,189 @@
+"""Services in the simulated world: replicas that beat, agents that answer well, badly, late, twice, forged or never."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aos.codecs import wire
+from aos.codecs.rows import from_dicts
+from aos.codecs.topics import inbox, record_of
+from aos.streams.simulated_log import World
+
+Attempt = tuple[bytes, int, int, int]  # request id, round, step, attempt
+
+FORGED = b"forged"
+"""The payload of every answer that must not count."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What an agent registers, and how well it does (its mean score)."""
+
+    name: str
+    capabilities: Sequence[str]
+    cell: str | None = None
+    capacity: int = 2
+    skill: float = 0.7
+    tenants: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How often an agent does not simply answer; shares of all assignments."""
+
+    fails: float = 0.08
+    fails_for_good: float = 0.02
+    never: float = 0.04
+    late: float = 0.04
+    twice: float = 0.05
+    forged: float = 0.05
+    progress: float = 0.05
+    deaf_to_cancel: float = 0.5
+    away: float = 0.15  # of its replicas' lives that a replica is silent for long
+    work_us: tuple[int, int] = (1_000, 400_000)
+
+
+GOOD = Habits(0, 0, 0, 0, 0, 0, 0, 1, 0)
+
+
+def encoded(topic: str, rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[str, bytes]]:
+    """Rows as bytes and headers for a topic."""
+    record = record_of(topic)
+    return wire.encode(from_dicts(record.name, rows), record)
+
+
+@dataclass
+class Service:
+    """One deployable with replicas; an actor."""
+
+    name: str
+    agents: Sequence[Agent]
+    habits: Habits = field(default_factory=Habits)
+    replicas: int = 2
+    until: int | None = None  # it falls silent at this time
+
+    def __post_init__(self) -> None:
+        self._positions: dict[int, int] = {}
+        self._waiting: list[tuple[int, int, Attempt, dict[str, Any]]] = []
+        self._number = 0
+        self._beats: dict[int, int] = {}
+        self._registered = False
+        self.worked: dict[Attempt, int] = {}  # inbox rows
+
+    def alarm(self) -> int | None:
+        times = [item[0] for item in self._waiting[:1]]
+        if self.until is None:
+            times += self._beats.values()
+        return min(times, default=None)
+
+    def act(self, world: World) -> bool:
+        found = self._register(world) or self._beat(world)
+        return self._read(world) or self._answer(world) or found
+
+    def _register(self, world: World) -> bool:
+        if self._registered:
+            return False
+        self._registered = True
+        for agent in self.agents:
+            row = {
+                "service": self.name, "agent": agent.name, "capabilities": list(agent.capabilities),
+                "cell": agent.cell, "capacity": agent.capacity, "tenants": agent.tenants,
+                "price_usd_micros": len(agent.name),
+            }  # fmt: skip
+            world.send("aos.agents", *encoded("aos.agents", [row]))
+        self._beats = dict.fromkeys(range(self.replicas), world.clock)
+        return True
+
+    def _beat(self, world: World) -> bool:
+        if self.until is not None and world.clock >= self.until:
+            return False
+        due = [replica for replica, at in self._beats.items() if at <= world.clock]
+        for replica in due:
+            row = {"service": self.name, "replica": f"r{replica}"}
+            if world.chance(0.02):
+                row["stopping"] = True
+            world.send("aos.heartbeats", *encoded("aos.heartbeats", [row]))
+            pause = world.settings.heartbeat_ms * 1000
+            if world.chance(self.habits.away / 10):
+                pause = world.settings.gone_after_ms * 1500
+            self._beats[replica] = world.clock + pause
+        return bool(due)
+
+    def _read(self, world: World) -> bool:
+        topic = inbox(self.name)
+        found = False
+        for partition in range(world.count(topic)):
+            log = world.read(topic, partition)
+            for entry in log[self._positions.get(partition, 0) :]:
+                found = True
+                for row in entry.rows.to_pylist():
+                    self._take(world, row)
+            self._positions[partition] = len(log)
+        return found
+
+    def _take(self, world: World, row: dict[str, Any]) -> None:
+        key = (row["request_id"], row["round"], row["step"], row["attempt"])
+        if row["kind"] == "cancel":
+            if not world.chance(self.habits.deaf_to_cancel):
+                self._waiting = [item for item in self._waiting if item[2] != key]
+                heapq.heapify(self._waiting)
+            return
+        self.worked[key] = self.worked.get(key, 0) + 1
+        for at, answer in self._plan(world, row):
+            self._number += 1
+            heapq.heappush(self._waiting, (at, self._number, key, answer))
+
+    def _plan(self, world: World, row: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+        """What will be answered to an assignment, and when."""
+        habits, chance, random = self.habits, world.chance, world.random
+        at = world.clock + random.randint(*habits.work_us)
+        skill = next(agent.skill for agent in self.agents if agent.name == row["agent"])
+        answer = {
+            name: row[name] for name in ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
+        } | {"status": "ok", "payload": said_by(row), "score": min(1.0, skill * random.uniform(0.8, 1.2))}
+        answers = []
+        if chance(habits.forged):
+            bad = dict(answer, payload=FORGED)
+            spoiled = random.choice(["token", "epoch", "agent", "request_id", "attempt"])
+            bad[spoiled] = {
+                "token": bytes(16), "epoch": row["epoch"] + 1, "agent": "nobody",
+                "request_id": random.randbytes(16), "attempt": row["attempt"] + 1,
+            }[spoiled]  # fmt: skip
+            answers.append((world.clock + 1, bad))
+        if chance(habits.progress):
+            answers.append((world.clock + 1, dict(answer, status="progress", payload=None, progress=0.5)))
+        if chance(habits.never):
+            return answers
+        if chance(habits.late):
+            at += world.settings.timeout_ms * 2000
+        if chance(habits.fails_for_good):
+            answer |= {
+                "status": "failed",
+                "payload": None,
+                "score": None,
+                "retryable": False,
+                "code": "BROKEN",
+            }
+        elif chance(habits.fails):
+            answer |= {"status": "failed", "payload": None, "score": None, "message": "no luck"}
+        answers.append((at, answer))
+        if chance(habits.twice):
+            answers.append((at + random.randint(0, 300_000), dict(answer, payload=FORGED)))
+        return answers
+
+    def _answer(self, world: World) -> bool:
+        due = []
+        while self._waiting and self._waiting[0][0] <= world.clock:
+            due.append(heapq.heappop(self._waiting)[3])
+        if due:
+            world.send("aos.outcomes", *encoded("aos.outcomes", due))
+        return bool(due)
+
+
+def said_by(row: Mapping[str, Any]) -> bytes:
+    """What an agent makes of an assignment: who it was, and a hash of what it was given."""
+    given = b"+".join(item["payload"] or b"" for item in row["inputs"])
+    return f"{row['agent']}/{row['step']}/{row['attempt']}/".encode() + given[:40]
