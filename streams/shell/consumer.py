@@ -146,6 +146,7 @@ class SafeConsumer(drv.Consumer):
         self.flights: dict[TP, Flight] = {}
         self._epochs: dict[TP, int] = defaultdict(int)
         self._held: set[TP] = set()
+        self._moving: set[TP] = set()  # being sought: whatever is fetched now is from the old place
         self._restored: tuple[int, frozenset[TP]] | None = None
         self._restoring = asyncio.Lock()
         self._committing = asyncio.Lock()
@@ -167,7 +168,7 @@ class SafeConsumer(drv.Consumer):
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         await self._restore()
         active = {TP(*tp) for tp in active_partitions or ()}
-        wanted = {tp for tp in active if self.port.wants(tp)}
+        wanted = {tp for tp in active if tp not in self._moving and self.port.wants(tp)}
         if not wanted:
             await asyncio.sleep(BUSY_POLL_S)
             return {}
@@ -269,9 +270,10 @@ class SafeConsumer(drv.Consumer):
 
     async def reload(self, tps: Iterable[TP]) -> None:
         """Load the states of these partitions and read on from where each is."""
-        tps = set(tps)
-        for tp in tps:
-            self._epochs[tp] += 1
+        with self._move(set(tps)) as moving:
+            await self._reload(moving)
+
+    async def _reload(self, tps: set[TP]) -> None:
         committed = await self.thread.here(self.thread.committed(tps))
         try:
             positions = await self.port.restore(tps, committed, self.app.consumer_generation_id)
@@ -287,19 +289,29 @@ class SafeConsumer(drv.Consumer):
 
     async def hold(self, tp: TP, offset: int) -> None:
         """Read no more of it; `offset` is the next one of the state: what was fetched beyond comes again."""
-        self._epochs[tp] += 1
         self._held.add(tp)
         if tp in self.flights:
             self.flights[tp].reset()
-            with contextlib.suppress(IllegalStateError):  # revoked meanwhile
+            with self._move({tp}), contextlib.suppress(IllegalStateError):  # revoked meanwhile
                 await self.thread.here(self.thread.hold(tp, offset))
 
     async def release(self, tp: TP, offset: int) -> None:
         """Read on from `offset`, the next one of the state: without the seek fetched records would be lost."""
-        self._epochs[tp] += 1
         self._held.discard(tp)
         if tp in self.flights:
-            await self._go({tp: offset})
+            with self._move({tp}):
+                await self._go({tp: offset})
+
+    @contextlib.contextmanager
+    def _move(self, tps: set[TP]) -> Iterator[set[TP]]:
+        """Nothing that is fetched while this lasts, or was asked for before, is handed over."""
+        for tp in tps:
+            self._epochs[tp] += 1
+        self._moving |= tps
+        try:
+            yield tps
+        finally:
+            self._moving -= tps
 
     async def _go(self, positions: Mapping[TP, int]) -> None:
         try:

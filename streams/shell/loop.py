@@ -342,9 +342,9 @@ class Loop:
         began = time.perf_counter()
         for recall in out.recalls:
             out.rest += await self._recall(recall)
-        if self.kit.options.ack_delay_s:
-            await asyncio.sleep(self.kit.options.ack_delay_s)
         for phase in (out.dead, out.first, out.rest):
+            if self.kit.options.ack_delay_s and phase:
+                await asyncio.sleep(self.kit.options.ack_delay_s)
             offsets = await self._deliver(phase)
             if phase is out.first and offsets and self.kit.processor.journal is not None:
                 self.journal = max(self.journal, max(offsets) + 1)

@@ -56,7 +56,7 @@ class Options:
     snapshot_stop_s: float = 2.0
     # the event loop must turn, and every partition with work must move, within this time
     watchdog_s: float = 60.0
-    # for tests: waits between a step and the sending of its outputs
+    # for tests: waits before each sending of what a step made
     ack_delay_s: float = 0.0
 
     def clients(self) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class SinkRunner:
             done = committed.get(tp)
             self.inputs[tp] = Input(self._name(tp), tp, min(max(done or first, first), end), 0)
         await self._open()
+        for item in self.inputs.values():
+            item.held = self._away
         self.kit.metrics.restores += 1
         self._task = asyncio.create_task(self._run(), name=self.kit.processor.name)
         return {tp: item.position for tp, item in self.inputs.items()}
@@ -200,6 +202,7 @@ class SinkRunner:
             await self._open()
             if not self._away:
                 for item in self.inputs.values():
+                    item.held = False
                     await self.kit.consumer.release(item.tp, item.position)
                 self.moved_at = time.monotonic()
                 return
@@ -223,7 +226,6 @@ class SinkRunner:
             for item in self.inputs.values():
                 item.position = known.get((item.topic, item.tp.partition), item.position)
         for item in self.inputs.values():
-            item.held = self._away
             item.drop()
 
     @property

@@ -36,7 +36,7 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process, log: Path, ordinal: int) -> None:
         self.process, self.log, self.ordinal = process, log, ordinal
 
-    async def says(self, word: str, timeout: float = 30.0) -> None:
+    async def says(self, word: str, timeout: float = 60.0) -> None:
         assert self.process.stdout is not None
         async with asyncio.timeout(timeout):
             while True:
@@ -52,7 +52,7 @@ class Process:
         if ready:
             await self.says("ready")
 
-    async def end(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
+    async def end(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         if self.process.returncode is None:
             self.process.send_signal(number)
         async with asyncio.timeout(timeout):
@@ -158,7 +158,7 @@ class Stand:
         await reader.stop()
         return {partition: end for (_, partition), (_, end) in found.items()}
 
-    async def caught_up(self, processor: str, topic: str, timeout: float = 30.0) -> float:
+    async def caught_up(self, processor: str, topic: str, timeout: float = 60.0) -> float:
         """Wait until the group has committed the whole topic; return the seconds it took."""
         began = time.monotonic()
         while True:

@@ -27,7 +27,7 @@ PARTITIONS = 2
 
 @pytest.fixture
 async def stand(bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stand]:
-    settings = {"ack_delay_s": 0.05, "snapshot_min_s": 0.3, "snapshot_max_s": 0.6}
+    settings = {"ack_delay_s": 0.05, "snapshot_min_s": 0.0, "snapshot_max_s": 0.1}
     found = Stand(bootstrap, topic_prefix, tmp_path, ["toy-fold"], settings)
     await found.topics(PARTITIONS)
     yield found

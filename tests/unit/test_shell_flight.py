@@ -146,7 +146,7 @@ def consumer() -> Any:
     found.app = mock.Mock(port=Port(), consumer_generation_id=1, flow_active=True)
     found.app.topics.acks_enabled_for.return_value = True
     found._thread = Thread()  # type: ignore[assignment]
-    found.flights, found._held, found._restored = {}, set(), None
+    found.flights, found._held, found._moving, found._restored = {}, set(), set(), None
     found._epochs = {HERE: 0}
     found._restoring, found._committing = asyncio.Lock(), asyncio.Lock()
     found.once_restored = asyncio.Event()
@@ -205,6 +205,22 @@ async def test_consumer_drops_what_was_fetched_across_a_seek(consumer: Any, turn
     consumer._thread.fetched = {HERE: records(0, 1)}
     assert await consumer._getmany({HERE}, 1.0) == {}
     assert not consumer.in_air(HERE)
+
+
+async def test_consumer_asks_for_nothing_of_a_partition_that_is_being_sought(consumer: Any) -> None:
+    """The fault it keeps out: records of the old place, fetched between two steps of a seek, hid what was lost."""
+    consumer._thread.fetched = {HERE: records(5, 6)}
+    await consumer._getmany({HERE}, 1.0)
+    seen = []
+
+    async def go(positions: dict[TP, int]) -> None:
+        seen.append(await consumer._getmany({HERE}, 1.0))
+
+    consumer._thread.go = go
+    await consumer.release(HERE, 2)
+    await consumer.reload({HERE})
+    assert seen == [{}, {}]
+    assert list(await consumer._getmany({HERE}, 1.0)) == [HERE]
 
 
 async def test_consumer_forgets_a_bundle_that_was_delivered_before_a_hold(consumer: Any) -> None:
