@@ -48,7 +48,7 @@ class Outcome:
     sql_results: int
     sql_matched: int
     sql_ms: float
-    restarts: int
+    restarts: int  # of workers, since the load began: its CPU figures are then too small
     probed: tuple[Any, Any] = (None, None)
 
 
@@ -138,7 +138,7 @@ class Stand:
         start = time.time() + LEAD_S
         signals.say_go(folder, start)
         _sleep_until(start)
-        probed, before, metrics = probe(), self._sample(), self.metrics()
+        probed, before, metrics, restarts = probe(), self._sample(), self.metrics(), self._restarts()
         _sleep_until(start + load.seconds - EDGE_S)
         cores = between(before, self._sample())
         processors, probed = rates(metrics, self.metrics()), (probed, probe())
@@ -164,7 +164,7 @@ class Stand:
             stored,
             matched,
             took_ms,
-            sum(self._children.restarts(f"worker-{group}-0") for group in self.up._groups),
+            self._restarts() - restarts,
             probed,
         )
 
@@ -183,6 +183,9 @@ class Stand:
 
     def _alive(self, name: str) -> bool:
         return self._children.pid(name) is not None
+
+    def _restarts(self) -> int:
+        return sum(self._children.restarts(f"worker-{group}-0") for group in self.up._groups)
 
     def _sample(self) -> Sample:
         return sample(self.pids())

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from aos.infra.local import LocalStack
 from aos.streams.shell.options import Options
@@ -32,6 +31,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WARM_SHARE = 0.1
 LIMIT_S = 180.0
 ALONE_S = 1.0
+# the broker makes its offsets topic, or elects who keeps the group
+NO_GROUP_YET = (
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
+    KafkaError._TIMED_OUT,
+)
 SHAPES = (1, 256)  # rows a message
 
 
@@ -171,8 +178,8 @@ def follow(
     stack: LocalStack, job: Job, pids: dict[str, int], messages_count: int, log: Path
 ) -> list[tuple[int, Sample]]:
     """(end of the output topic, CPU so far) ten times a second until the group has committed all its input."""
-    admin = AdminClient({"bootstrap.servers": job.bootstrap})
-    watcher = Consumer({"bootstrap.servers": job.bootstrap, "group.id": f"watch-{time.time_ns()}"})
+    # A consumer that never joins: AdminClient.list_consumer_group_offsets crashes librdkafka 2.12 on a fresh broker.
+    watcher = Consumer({"bootstrap.servers": job.bootstrap, "group.id": job.group})
     partition = TopicPartition(job.prefix + job.target, 0)
     source = TopicPartition(job.prefix + job.source, 0)
     samples = []
@@ -180,7 +187,7 @@ def follow(
     try:
         while True:
             samples.append((watcher.get_watermark_offsets(partition, timeout=10)[1], sample(pids)))
-            if committed(admin, job.group, source) >= messages_count:
+            if committed(watcher, source) >= messages_count:
                 return samples
             if stack.children.pid(job.name) is None or time.monotonic() > ends:
                 raise RuntimeError(f"{job.name} did not finish; its log ends with:\n{_tail(log)}")
@@ -189,14 +196,15 @@ def follow(
         watcher.close()
 
 
-def committed(admin: Any, group: str, partition: Any) -> int:
-    """The group's committed offset; -1 when there is none yet."""
-    asked = ConsumerGroupTopicPartitions(group, [partition])
+def committed(asker: Any, partition: Any) -> int:
+    """The offset that the asker's group has committed; -1 when there is none yet."""
     try:
-        found = admin.list_consumer_group_offsets([asked])[group].result(10)
-    except Exception:  # the group does not exist yet, or is being made
-        return -1
-    return int(found.topic_partitions[0].offset)
+        (found,) = asker.committed([partition], timeout=5)
+    except KafkaException as error:
+        if error.args[0].code() in NO_GROUP_YET:
+            return -1
+        raise
+    return int(found.offset)
 
 
 def _tail(log: Path) -> str:
