@@ -331,13 +331,23 @@ def _answer(turn: Turn, request: Request, step: Step, row: Outcome) -> None:
 
 def _cancel(turn: Turn, row: Cancel) -> None:
     request = turn.state.requests.get(row.request_id)
-    if request is not None:
+    if request is not None and not _is_old(turn, row):
         end(turn, request, "cancelled", "AOS3004", row.message)
 
 
 def _redrive(turn: Turn, row: Redrive) -> None:
-    if row.request_id not in turn.state.requests and _last_round(turn, row.request_id) is not None:
+    known = _last_round(turn, row.request_id) is not None
+    if known and row.request_id not in turn.state.requests and not _is_old(turn, row):
         turn.redrives.append(row.request_id)
+
+
+def _is_old(turn: Turn, order: Cancel | Redrive) -> bool:
+    """Whether a round of the request ended after the order was given: then it was about that round or an earlier one,
+    and is repeated or late."""
+    if order.request_id in turn.ended:
+        return order.requested_at < turn.ended[order.request_id].finished_at
+    kept = turn.state.memory.find(order.request_id)
+    return kept is not None and order.requested_at < int(values(kept.column("finished_at"))[0])
 
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {

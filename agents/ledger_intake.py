@@ -126,16 +126,18 @@ class Outcome(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """End the request."""
+    """End the request; `requested_at`: when that was ordered."""
 
     request_id: bytes
+    requested_at: int
     message: str | None
 
 
 class Redrive(NamedTuple):
-    """Run an ended request again."""
+    """Run an ended request again; `requested_at`: when that was ordered."""
 
     request_id: bytes
+    requested_at: int
 
 
 Entry = Requested | Rejected | Planned | Assigned | Refused | Outcome | Cancel | Redrive

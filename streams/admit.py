@@ -11,7 +11,8 @@ order: rows of one fetch keep their order; a message read twice gives the same r
 errors: AOS10xx dead letters with the row's number; an outcome whose payload is too large becomes a failed one, AOS2004.
 
 An outcome, cancel or redrive carries no more of its request than its id: tenant and domain are empty, requested_at is
-0, round 0; supervise knows them. A correction's requested_at is the append time of the feedback.
+0, round 0; supervise knows them. The requested_at of a correction, cancel or redrive is when it was appended: an order
+that is read twice must not count for a round that began after it.
 """
 
 from __future__ import annotations
@@ -191,7 +192,8 @@ def _controls(said: _Said) -> list[Output]:
     if rows.num_rows == 0:
         return []
     about_request = pc.is_in(rows["action"], pa.array(admission.REQUEST_ACTIONS))
-    outputs = _about_requests(rows.filter(about_request), partitions)
+    given_at = said.appended()[about_request.to_numpy(zero_copy_only=False)]
+    outputs = _about_requests(rows.filter(about_request), given_at, partitions)
     fleet = rows.filter(pc.invert(about_request)).select(("service", "agent", "action", "reason"))
     return [*outputs, *_fleet("control", _with_service(fleet))]
 
@@ -201,7 +203,7 @@ def _with_service(rows: pa.RecordBatch) -> pa.RecordBatch:
     return rows.set_column(place, "service", rows["service"].fill_null(""))
 
 
-def _about_requests(rows: pa.RecordBatch, partitions: int) -> list[Output]:
+def _about_requests(rows: pa.RecordBatch, given_at: np.ndarray, partitions: int) -> list[Output]:
     """Cancel and redrive rows: to their home, or to all partitions in turn when nobody said it."""
     count = rows.num_rows
     if count == 0:
@@ -210,6 +212,7 @@ def _about_requests(rows: pa.RecordBatch, partitions: int) -> list[Output]:
     columns = _unknown(count) | {
         "tenant": pa.array(tenants, TEXT),
         "request_id": pa.array(_request_ids(rows, tenants), ID),
+        "requested_at": array(given_at, TIME),
         "kind": rows["action"],
         "id": rows["id"],
         "message": rows["reason"],

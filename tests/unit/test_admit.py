@@ -133,7 +133,8 @@ def test_controls_of_requests_and_of_the_fleet_mix() -> None:
         "aos.controls", {"action": "drain", "service": "zip"}, {"action": "redrive", "id": "x", "home": 0}
     )
     assert [row["action"] for row in rows_of(step, "aos.fleet")] == ["drain"]
-    assert [row["kind"] for row in rows_of(step, "aos.ledger")] == ["redrive"]
+    (order,) = rows_of(step, "aos.ledger")
+    assert (order["kind"], order["requested_at"].timestamp()) == ("redrive", AT / 1e6)
 
 
 def test_observations_keep_a_case_in_one_partition() -> None:

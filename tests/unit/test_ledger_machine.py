@@ -25,6 +25,7 @@ from tests.unit.given_ledger import (
     asked,
     assigned,
     candidate,
+    id_of,
     outcome,
     planned,
     refused,
@@ -73,6 +74,7 @@ class Machine(RuleBasedStateMachine):
         self.results: Counter[tuple[bytes, int]] = Counter()
         self.request_trails: Counter[tuple[bytes, int]] = Counter()
         self.begun: set[tuple[bytes, int]] = set()
+        self.redrives: Counter[bytes] = Counter()  # orders, however often they were read
         self.offered: set[Attempt] = set()
 
     def _say(self, *rows: Row) -> None:
@@ -175,7 +177,8 @@ class Machine(RuleBasedStateMachine):
         elif kind == "rejected":
             self._say(row("rejected", number, code="AOS2007", match_round=index % 3))
         else:
-            self._say(row(kind, number))
+            self._say(row(kind, number, requested_at=self.world.now))
+            self.redrives[id_of(number)] += kind == "redrive"
 
     @precondition(lambda self: self.log)
     @rule(index=INDEX, count=st.integers(1, 6))
@@ -189,7 +192,7 @@ class Machine(RuleBasedStateMachine):
     def fold(self, after: float) -> None:
         rows, self.pending = self.pending, []
         if rows:
-            self.log += [said for said in rows if said["kind"] != "redrive"]
+            self.log += rows
             self._fold(from_dicts("entry", rows), after)
 
     @rule()
@@ -270,6 +273,7 @@ class Machine(RuleBasedStateMachine):
         assert self.request_trails == self.results
         assert set(self.freed) <= set(self.worked)
         assert set(self.results) <= self.begun
+        assert all(round <= self.redrives[request_id] for request_id, round in self.begun)
 
     @invariant()
     def what_was_written_and_read_is_the_same(self) -> None:

@@ -581,7 +581,7 @@ def test_a_redrive_runs_an_ended_request_in_its_next_round_with_as_much_time_as_
     world = World()
     world.fold(requested(deadline_at=NOW + 60 * SECOND))
     world.fold(row("cancel"), after=50)
-    written = only(world.fold(row("redrive"), after=50)["aos.ledger"])
+    written = only(world.fold(row("redrive", requested_at=world.now), after=50)["aos.ledger"])
     assert (written["kind"], written["round"], written["_partition"]) == ("requested", 1, 0)
     written.pop("_partition")
     written["requested_at"] = written["requested_at"].timestamp() * SECOND
@@ -603,10 +603,26 @@ def test_a_redrive_of_an_unknown_request_or_one_in_flight_is_ignored() -> None:
     assert world.fold(row("redrive"), row("redrive", 2)) == {}
 
 
+def test_an_order_that_is_read_again_does_not_count_for_a_round_that_began_after_it() -> None:
+    world = World()
+    world.fold(requested())
+    cancel = row("cancel", requested_at=world.now)
+    world.fold(cancel, after=1)
+    redrive = row("redrive", requested_at=world.now + 1)
+    (written,) = world.fold(redrive, after=1)["aos.ledger"]
+    written.pop("_partition")
+    written["requested_at"] = NOW
+    world.fold(written, after=1)
+    assert world.fold(cancel, redrive, after=1) == {}
+    (result,) = world.fold(row("cancel", requested_at=world.now))["aos.results"]
+    assert (result["round"], result["status"]) == (1, "cancelled")
+    assert world.fold(redrive, after=1) == {}
+
+
 def test_a_redrive_whose_request_is_no_longer_in_the_log_is_rejected() -> None:
     world = World()
     done(world, 1)
-    world.fold(row("redrive"))
+    world.fold(row("redrive", requested_at=world.now))
     asked_for = world.recalls[-1]
     found = supervise.recall(asked_for, [], world.views)[0]
     assert found.topic == "aos.ledger"
