@@ -211,7 +211,7 @@ def test_every_topic_is_what_the_pages_say(up: Up) -> None:
 
 
 def fill(up: Up) -> None:
-    """Enough of everything: all samples, all priorities, workflows, a judge, bytes that are nothing."""
+    """Enough of everything: all samples, all priorities, workflows, a judge, failures, bytes that are nothing."""
     for sample in SAMPLES:
         send(up, sample.topic, arrow(sample.row("filled"), sample.types))
     for number in range(60):
@@ -226,6 +226,9 @@ def fill(up: Up) -> None:
         else:
             request["require"] = [kind]
         send(up, "aos.requests", as_json(request))
+    for number in range(40):  # failures move the policy: without them aos.strategies may stay empty
+        fails = {"id": f"fail-{number}", "text": "fail for good", "require": ["moody"]}
+        send(up, "aos.requests", as_json(fails))
     send(up, "aos.requests", b"\xff\xfe neither Arrow nor JSON")
     send(up, "aos.feedback", as_json({"id": "fill-1", "score": 1.0}))
 
