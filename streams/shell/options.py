@@ -30,6 +30,7 @@ class Options:
     leave: bool = False  # at a stop: give the partitions up at once, instead of keeping them for a restart
     # a stop or revocation waits so long for the running step, then leaves without commit (exit 75)
     stop_s: float = 15.0
+    leave_s: float = 5.0  # for commits and connections, after the steps and snapshots of a stop
     # reading: what aiokafka prefetches, and what may wait for a step in one partition
     fetch_bytes: int = 16 * MIB
     partition_fetch_bytes: int = 4 * MIB

@@ -34,8 +34,6 @@ from aos.streams.shell.topics import Admin, TopicSpec, missing
 from aos.streams.shell.views import ViewService
 from aos.streams.shell.watchdog import Moving, Watchdog
 
-LEAVE_S = 5.0  # for commits and connections, after the steps and snapshots of a stop
-
 
 @dataclass(frozen=True)
 class Deployment:
@@ -147,7 +145,7 @@ class Worker:
     def stop_soon(self) -> None:
         """A stop was asked for; `stop` follows, or the watchdog ends the process."""
         self.stopping = True
-        self._watchdog.leave_within(self.options.stop_s + self.options.snapshot_stop_s + LEAVE_S)
+        self._watchdog.leave_within(self.options.stop_s + self.options.snapshot_stop_s + self.options.leave_s)
 
     async def stop(self) -> None:
         """Settle all, commit, leave."""

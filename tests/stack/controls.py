@@ -26,7 +26,7 @@ from aos.streams.shell.reader import Reader
 from aos.streams.shell.snapshots import Manifest, Snapshot, Snapshots, pack
 from aos.streams.shell.topics import Admin
 
-TIMER_S = 0.06
+TIMER_S = 0.01
 DELAY_S = 0.05
 CODEC = toys.ToyCodec()
 

@@ -149,7 +149,7 @@ async def test_shell_leaves_when_a_step_blocks_the_process(stand: Stand) -> None
     With the loop's own signal handler, or without the watchdog's thread, it stays until the step ends.
     """
     stand.extra["slow_s"] = 60.0
-    stand.settings.update(stop_s=1.0, snapshot_stop_s=0.0)
+    stand.settings.update(stop_s=1.0, snapshot_stop_s=0.0, leave_s=0.5)
     worker = await stand.worker()
     async with Feeder(stand, "toy.rows", 1) as feeder:
         await feeder.rows([SLOW])
