@@ -1,6 +1,8 @@
 """The fold under kills: outputs lost 0, state byte-equal to a pure replay, whatever is killed.
 
-Shown by breaking the code (each made this test fail): see the end of each docstring.
+What breaking the code showed: with the seek to the commit instead of the snapshot the state differs; with offsets
+finished before the send, outputs are lost. (A snapshot before the acks loses outputs too, but a kill must hit a
+window of some 20 ms: `test_shell_loop` checks that order without chance.)
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ async def scenario(stand: Stand, count: int, measured: Callable[[str], None]) ->
 
 
 async def test_shell_fold_loses_nothing_when_killed(stand: Stand, measured: Callable[[str], None]) -> None:
-    """Five SIGKILLs with outputs slowed by 50 ms, a join, a leave, bad bytes, a step that breaks half-way."""
+    """Outputs slowed by 50 ms; then a join, a leave, bad bytes, a step that breaks half-way."""
     await scenario(stand, 5, measured)
 
 

@@ -1,9 +1,9 @@
 """The journal under kills: a draw that was journaled is never drawn again, capacity holds, nothing is skipped.
 
-What breaking the code showed: without `adopt` on assignment the first test finds ids with two slots; without the
-seeks in `SafeThread.hold` and `go` the second one misses ids; sending outputs before the journal's ack gives ids in the acts
-that the journal lacks. Two faults that these tests found: a topic's records dropped inside a round, before it is
-known whether the topic stays paused at the round's end, and Faust's read offsets kept: both stall a lane.
+What breaking the code showed: without `adopt` on assignment the first test finds ids with two slots; with the outputs
+sent before the journal it misses decisions; without the seeks in `SafeThread.hold` and `go` the second one stalls.
+Two faults that these tests found: a topic's records dropped inside a round, before it is known whether the topic
+stays paused at the round's end, and Faust's read offsets kept: both stall a lane.
 """
 
 from __future__ import annotations
