@@ -3,9 +3,9 @@
 in: aos.experiences (kinds attempt and request; ticks and all else are not for it)
 out: aos.patterns, key <domain>: all patterns of the domain
 key: the learning domain
-state: windows [<= mine_window a domain], pairs of requests that are not finished, clusters published last
-order: a fold over one log: attempts of a request stand before its end; an end that comes again is known as long as the
-    window holds it
+state: windows [<= mine_window a domain], pairs by attempt of requests that are not finished, clusters published last
+order: a fold over one log: attempts of a request stand before its end; an attempt that comes again is known while its
+    request is open, and as long as the window holds it, like its end
 errors: none of its own: quarantined rows are not mined
 cost: 3 us an experience; a mining .5 s at 5,000 collaborations, when `mine_every` new ones came and not more than once
     in `REST_US` of log time a domain, so that a backlog cannot turn into minings without end
@@ -36,6 +36,7 @@ HELD_MAX = (
 )
 
 Key = tuple[bytes, int]  # request id, round
+Attempt = tuple[int, int]  # step, attempt
 
 
 @dataclass(slots=True)
@@ -64,10 +65,10 @@ class Window:
 
 @dataclass(slots=True)
 class State:
-    """Windows by domain; pairs by unfinished request."""
+    """Windows by domain; pairs by unfinished request and attempt."""
 
     windows: dict[str, Window] = field(default_factory=dict)
-    open: dict[Key, list[Pair]] = field(default_factory=dict)
+    open: dict[Key, dict[Attempt, list[Pair]]] = field(default_factory=dict)
 
 
 def initial(partition: int) -> State:
@@ -106,7 +107,7 @@ def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[
 
 
 _COLUMNS = [
-    "request_id", "round", "kind", "domain", "task_kind", "agent", "score", "team", "latency_us",
+    "request_id", "round", "kind", "step", "attempt", "domain", "task_kind", "agent", "score", "team", "latency_us",
     "cost_usd_micros", "finished_at",
 ]  # fmt: skip
 
@@ -139,8 +140,15 @@ def dump(state: State) -> dict[str, pa.RecordBatch]:
         for domain, one in known
     ]
     open_ = [
-        {"request_id": key[0], "round": key[1], "pairs": [pair._asdict() for pair in pairs]}
-        for key, pairs in state.open.items()
+        {
+            "request_id": key[0],
+            "round": key[1],
+            "step": attempt[0],
+            "attempt": attempt[1],
+            "pairs": [pair._asdict() for pair in pairs],
+        }
+        for key, attempts in state.open.items()
+        for attempt, pairs in attempts.items()
     ]
     return {
         "windows": pa.RecordBatch.from_pylist(windows, schema=_WINDOW),
@@ -167,13 +175,16 @@ def load(partition: int, parts: Mapping[str, pa.RecordBatch]) -> State:
         domain, members, centre = row.pop("domain"), tuple(row.pop("members")), tuple(row.pop("centre"))
         state.windows[domain].known.append(Pattern(**row, members=members, centre=centre, mix=mix))
     for row in parts["open"].to_pylist():
-        state.open[row["request_id"], row["round"]] = [Pair(**pair) for pair in row["pairs"]]
+        attempts = state.open.setdefault((row["request_id"], row["round"]), {})
+        attempts[row["step"], row["attempt"]] = [Pair(**pair) for pair in row["pairs"]]
     return state
 
 
 _PAIR = pa.list_(pa.struct({"first": pa.string(), "second": pa.string(), "score": pa.float64()}))
 _WINDOW = pa.schema({"domain": pa.string(), **dict.fromkeys(("fresh", "mined_at", "touched"), pa.int64())})
-_OPEN = pa.schema({"request_id": pa.binary(), "round": pa.int64(), "pairs": _PAIR})
+_OPEN = pa.schema(
+    {"request_id": pa.binary(), **dict.fromkeys(("round", "step", "attempt"), pa.int64()), "pairs": _PAIR}
+)
 _COLLABORATION = pa.schema(
     {
         "domain": pa.string(), "request_id": pa.binary(), "round": pa.int64(), "finished_at": pa.int64(),
@@ -193,16 +204,19 @@ _PATTERN = pa.schema(
 
 
 def _pairs(state: State, row: Mapping[str, Any]) -> None:
-    """Remember who worked on whose output, until the request ends."""
+    """Remember who worked on whose output, until the request ends; of an attempt once."""
+    key = (row["request_id"], row["round"])
     *before, self = row["team"]
     found = [Pair(first, self, row["score"]) for first in dict.fromkeys(before) if first != self]
-    if found:
-        state.open.setdefault((row["request_id"], row["round"]), []).extend(found)
+    window = state.windows.get(row["domain"])
+    if found and (window is None or key not in window.ids):
+        state.open.setdefault(key, {}).setdefault((row["step"], row["attempt"]), found)
 
 
 def _end(state: State, row: Mapping[str, Any], now: int, most: int) -> None:
     """A finished request becomes a collaboration, if several agents had a part in it."""
-    pairs = state.open.pop((row["request_id"], row["round"]), [])
+    attempts = state.open.pop((row["request_id"], row["round"]), {})
+    pairs = [pair for found in attempts.values() for pair in found]
     members = tuple(dict.fromkeys([*row["team"], *(name for pair in pairs for name in pair[:2])]))
     if len(members) < 2:
         return

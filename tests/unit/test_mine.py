@@ -56,6 +56,15 @@ def run(
     return state, outputs
 
 
+def test_an_attempt_that_comes_again_is_one_pair_before_and_after_its_request_ended() -> None:
+    first, second, end = teamwork(1, "ada", "eve", 0.5)
+    once, _ = run([first, second, end])
+    again, _ = run([first, second, second, first, end, second, end])
+    assert [one.pairs for one in once.windows["default"].rows] == [(("ada", "eve", 0.5),)]
+    assert mine.dump(again) == mine.dump(once)
+    assert not again.open
+
+
 FIRSTS = {"ada": 0.15, "bob": 0.05, "cyd": -0.15, "dot": 0.0}
 SECONDS = {"eve": 0.15, "fox": -0.15, "gus": 0.0, "hal": 0.05}
 
