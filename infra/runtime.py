@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import psycopg
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
@@ -115,7 +117,9 @@ def make_topics(settings: Settings) -> None:
 
 def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Path | None = None) -> int:
     """Run a worker to its end; `status`: a file that says how it is, once a second."""
-    return run(deployment(settings, names), options(settings, ordinal), _started(settings, status))
+    pa.set_cpu_count(1)  # steps are small: threads of libraries would only wait for each other
+    with threadpool_limits(1):
+        return run(deployment(settings, names), options(settings, ordinal), _started(settings, status))
 
 
 def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:
