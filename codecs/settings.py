@@ -75,12 +75,9 @@ class Settings:
     trial_floor: float = setting(0.01, "Least chance of an agent on trial", "", 0, 0.05)
     tenant_weights: dict[str, float] = setting({}, "Fair share of a tenant; 1 when not named")  # noqa: RUF009
     lane_age_ms: int = setting(20_000, "Waiting time worth one step of priority", "ms", 1)
-    refuse_after_ms: int = setting(
-        5_000, "Wait for a free slot in a cell before the next cell is asked", "ms", 1
-    )
     # learning
     sample_rows_per_s: int = setting(
-        2_000, "Experiences a second that the river models learn from", "rows/s", 1
+        500, "Experiences a second that the river models learn from", "rows/s", 1
     )
     prior_strength: float = setting(
         8.0, "Outcomes the pooled prior of an agent and kind is worth", "outcomes", 0.1

@@ -17,7 +17,7 @@ SETTINGS: dict[str, Any] = {
     "partitions": 2, "tenants": TENANTS, "inbox_partitions": 2, "timeout_ms": 2_000, "retry_waits_ms": (200, 400),
     "match_waits_ms": (200, 400, 800), "attempts_max": 3, "heartbeat_ms": 700, "suspect_after_ms": 1_500,
     "gone_after_ms": 4_000, "request_timeout_ms": 60_000, "repeat_window_s": 100_000, "trial_outcomes": 2,
-    "mine_every": 10, "mine_window": 60, "optimise_every": 12, "refuse_after_ms": 500,
+    "mine_every": 10, "mine_window": 60, "optimise_every": 12,
 }  # fmt: skip
 AFTERWARDS_US = 6_000_000  # agents live on so long after the last result: late answers, releases, health
 SILENCE_US = 60_000_000  # then they fall silent, and all of them are gone
