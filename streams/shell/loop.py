@@ -12,94 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from faust.types import TP
 
 from aos.codecs.errors import RecordError
-from aos.streams.processor import Batch, Law, Output, Processor, Raw, Recall, Step, Views
-from aos.streams.shell.codec import Codec, dead_letter
-from aos.streams.shell.consumer import Bundle, SafeConsumer
+from aos.streams.processor import Batch, Law, Output, Raw, Recall, Step
+from aos.streams.shell.codec import dead_letter
+from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, die, log
-from aos.streams.shell.metrics import Metrics
-from aos.streams.shell.options import Options
+from aos.streams.shell.kit import Gather, Input, Kit
 from aos.streams.shell.outgoing import Outgoing, messages_of
-from aos.streams.shell.producer import Producer, Undeliverable
-from aos.streams.shell.reader import Reader, raw_of
+from aos.streams.shell.producer import Undeliverable
+from aos.streams.shell.reader import raw_of
 
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
-
-
-@dataclass(slots=True)
-class Kit:
-    """What all loops of a processor share."""
-
-    processor: Processor
-    options: Options
-    codec: Codec
-    producer: Producer
-    reader: Reader
-    views: Views
-    seed: int
-    find_consumer: Callable[[], SafeConsumer]  # Faust makes it when the app starts
-    metrics: Metrics
-    limit: Callable[[str], int]  # bytes of one message, by topic
-
-    @property
-    def consumer(self) -> SafeConsumer:
-        return self.find_consumer()
-
-
-@dataclass(slots=True)
-class Input:
-    """One topic of the partition. `position`: next offset to step; `committed`: C at the assignment."""
-
-    topic: str
-    tp: TP
-    position: int
-    committed: int
-    queue: deque[Any] = field(default_factory=deque)
-    waiting_bytes: int = 0
-    held: bool = False
-
-    @property
-    def replaying(self) -> bool:
-        """Whether messages below C are still to come (a gap right below C counts as replayed)."""
-        if self.position >= self.committed or self.held:
-            return False
-        return not self.queue or self.queue[0].offset < self.committed
-
-    def drop(self) -> None:
-        self.queue.clear()
-        self.waiting_bytes = 0
-
-
-class Gather:
-    """The edges' controller: a fetch goes at once when nothing of this partition is in the air and the last
-    one left at least `gather_s` ago; else records wait for that moment, or until `rows` of them are there.
-
-    So one idle request waits for nothing, and a flood becomes at most 1 / `gather_s` messages a second (40),
-    each with all that came meanwhile.
-    """
-
-    def __init__(self, options: Options) -> None:
-        self._wait_s, self._rows = options.gather_s, options.gather_rows
-        self._left_at = float("-inf")
-
-    def delay(self, waiting: int) -> float:
-        """Seconds until what is waiting may go."""
-        if waiting >= self._rows:
-            return 0.0
-        return max(0.0, self._left_at + self._wait_s - time.monotonic())
-
-    def goes(self) -> None:
-        self._left_at = time.monotonic()
 
 
 class Loop:

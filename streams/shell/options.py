@@ -43,7 +43,7 @@ class Options:
     inflight_bytes: int = 8 * MIB
     message_bytes: int = 8 * MIB
     deliver_s: float = 120.0
-    # edges: see `loop.Gather`
+    # edges: see `kit.Gather`
     gather_s: float = 0.025
     gather_rows: int = 512
     # sinks: one bundle

@@ -13,7 +13,8 @@ from faust.types import TP
 from aos.streams.processor import Batch, Law
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, STUCK, die, log
-from aos.streams.shell.loop import Input, Kit, Loop
+from aos.streams.shell.kit import Input, Kit
+from aos.streams.shell.loop import Loop
 from aos.streams.shell.reader import raw_of
 from aos.streams.shell.snapshots import Manifest, Snapshot, Snapshots, pack
 

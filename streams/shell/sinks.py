@@ -18,7 +18,7 @@ from faust.types import TP
 from aos.streams.shell.codec import dead_letter
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, STUCK, die, log
-from aos.streams.shell.loop import Input, Kit
+from aos.streams.shell.kit import Input, Kit
 from aos.streams.shell.outgoing import messages_of
 from aos.streams.shell.producer import Undeliverable
 from aos.streams.shell.reader import raw_of

@@ -22,7 +22,7 @@ from aos.streams.processor import Law, Processor, View, Views
 from aos.streams.shell.codec import DEAD_LETTERS, SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
-from aos.streams.shell.loop import Kit
+from aos.streams.shell.kit import Kit
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer

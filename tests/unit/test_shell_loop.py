@@ -14,7 +14,8 @@ from faust.types import TP
 from aos.streams.processor import Batch, Law, Output, Processor, Step, Views
 from aos.streams.shell.codec import DEAD_LETTERS, WireCodec
 from aos.streams.shell.consumer import Bundle
-from aos.streams.shell.loop import Gather, Input, Kit, Loop
+from aos.streams.shell.kit import Gather, Input, Kit
+from aos.streams.shell.loop import Loop
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.outgoing import messages_of
