@@ -25,7 +25,10 @@ from aos.codecs.fields import SURFACE_SIZE
 
 Doubles = npt.NDArray[np.float64]
 
-RATE, INTERCEPT_RATE, RIDGE = 0.02, 0.02, 1e-4  # river's defaults, doubled: hundreds of rows must show
+RATE, INTERCEPT_RATE, RIDGE = 0.01, 0.02, 1e-4  # river's defaults; the intercept's doubled
+# A rare feature lies 60 deviations off when it shows: gradient descent diverges where RATE times the sum of squares
+# is over 2. Clipped, 16 features are at most 16 * 9 * .01 = 1.44.
+SCALED_MAX = 3.0
 GRADIENT_MAX = 10.0  # a latency that is off by e**10 must not throw the weights away
 LESSONS_MIN = 30  # below this many rows a model gives no prior
 LOG_MAX = 40.0  # e**40 us are 7 million years
@@ -58,7 +61,8 @@ class OnlineModels:
         """One sampled outcome. `score` None: it says nothing about success."""
         features = dict(zip(_NAMES, surface, strict=True))
         self._scaler.learn_one(features)
-        scaled = self._scaler.transform_one(features)
+        transformed = self._scaler.transform_one(features)
+        scaled = {name: min(max(value, -SCALED_MAX), SCALED_MAX) for name, value in transformed.items()}
         scaled[f"kind={kind}"] = 1.0
         if score is not None:
             self._learn("success", scaled, score)

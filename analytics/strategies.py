@@ -30,7 +30,7 @@ class Strategy:
     """One policy. `exploration` is a factor on the posterior's deviation, `floor` the least chance of an agent on
     trial, the weights (sum 1) are shares of the utility, `pair_bonus` a factor on a pattern's effect in a team."""
 
-    exploration: float = 0.5
+    exploration: float = 0.3
     floor: float = 0.01
     weight_success: float = 0.4
     weight_latency: float = 0.2

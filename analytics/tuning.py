@@ -25,7 +25,7 @@ from aos.codecs.errors import InvariantError
 DAMPING = 0.3  # part of the way to the target that one proposal goes
 STEP = 0.01  # what every number is rounded to: smaller moves are no new version
 REGRET_FULL = 0.02  # expected loss of score at which exploration stays at its default
-DRIFT_RAISE = 1.5  # times the default, after a change of an agent
+DRIFT_RAISE = 2.0  # times the default, after a change of an agent
 PRESSURE = (
     2.0  # a weight whose term is to blame for all outcomes grows by 1 + this, before the sum is 1 again
 )
@@ -81,6 +81,8 @@ def propose(
     targets = {"exploration": exploration, "pair_bonus": DEFAULT.pair_bonus * (1.0 + real), **weights}
     moved = {name: _towards(getattr(current, name), target, name) for name, target in targets.items()}
     moved |= _whole(moved)
+    if drifts:  # at once: what was settled is not, and waiting costs outcomes
+        moved["exploration"] = exploration
     proposal = Strategy(**{**asdict(current), **moved})
     broken = guard(proposal)
     if broken:

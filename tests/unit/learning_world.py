@@ -8,7 +8,6 @@ when learn publishes them. Run as a program it prints the figures: python tests/
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from aos.agents import encoding
 from aos.analytics.beliefs import Beliefs
 from aos.analytics.strategies import DEFAULT
 from aos.codecs import rows as codec
@@ -47,28 +48,13 @@ class Table:
         return float(self.scores.max(1).mean())
 
 
-def surface_of(text: str) -> list[float]:
-    """Cheap features of a text, about 0..1: the idea of agents/encoding.py, so that the bench stands alone."""
-    size = max(len(text), 1)
-    return [
-        np.log1p(len(text)) / 8,
-        sum(c.isdigit() for c in text) / size * 5,
-        float("def " in text or "function" in text),
-        float("\\" in text or "$" in text),
-        float(bool(re.search(r"\bA[).:]|\(A\)", text))),
-        min(text.count("\n") / 10, 1.0),
-        float("?" in text[-3:]),
-        float(any(ord(c) > 127 for c in text)),
-        len(text.split()) / size * 5,
-    ]
-
-
 def real_table(path: Path = TABLE, with_kinds: bool = True) -> Table:
     """The routing table of shared/data."""
     frame = pl.read_parquet(path)
     names = [name for name in frame.columns if name.startswith("score__")]
-    surfaces = np.zeros((len(frame), 16), np.float32)
-    surfaces[:, :9] = [surface_of(text) for text in frame["query"].to_list()]
+    texts = pa.array(frame["query"].to_list(), pa.string())
+    zeros = np.zeros(len(frame))
+    surfaces = encoding.surface(texts, pa.nulls(len(frame), pa.binary()), zeros, zeros)
     kinds = frame["task_name"].to_list() if with_kinds else [None] * len(frame)
     scores = np.clip(frame.select(names).to_numpy().astype(float), 0, 1)
     return Table(scores, kinds, surfaces, tuple(name[7:] for name in names))

@@ -100,3 +100,17 @@ def test_a_detector_is_defined_by_its_values(values: list[float], seed: int) -> 
     for value in rest:
         assert detector.update([value]) == again.update([value])
         assert detector.values == again.values
+
+
+def test_a_rare_feature_far_out_does_not_throw_the_weights_away() -> None:
+    rng = np.random.default_rng(2)
+    models = OnlineModels()
+    for at in range(2000):
+        surface = np.full(16, 0.5)
+        surface[0] = rng.random()
+        surface[1] = 1.0 if at % 100 == 99 else 0.0  # ten deviations from its mean
+        models.learn("k", "a", surface.tolist(), float(rng.random() < 0.6), 1000.0, 1.0)
+    prior = models.prior(["k"])
+    assert prior is not None
+    assert prior[0] + prior[1] * 0.5 + prior[3:].sum() * 0.5 == pytest.approx(0.6, abs=0.15)
+    assert np.abs(prior).max() < 2

@@ -46,7 +46,11 @@ def test_no_evidence_leads_out_of_bounds(
         following, reason = propose(strategy, evidence, [standing([0.9, 0.4], deviation)], effects, drifts)
         assert guard(following) == []
         assert (following.version == strategy.version) == (following == strategy) == (not reason)
-        assert abs(following.exploration - strategy.exploration) <= tuning.DAMPING * 0.55
+        most = DEFAULT.exploration * tuning.DRIFT_RAISE
+        if drifts:
+            assert following.exploration == most
+        else:
+            assert abs(following.exploration - strategy.exploration) <= tuning.DAMPING * most
         strategy = following
 
 
@@ -93,7 +97,7 @@ def test_reason_tells_the_figures() -> None:
 
 
 def test_a_proposal_that_breaks_a_bound_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "_within", lambda value, name: 3.0 if name == "exploration" else value)
+    monkeypatch.setattr(tuning, "DRIFT_RAISE", 10.0)
     with pytest.raises(InvariantError, match="AOS9001"):
         propose(DEFAULT, Evidence(100, 0.0), [standing([0.9, 0.1], 0.01)], [], 1)
 
