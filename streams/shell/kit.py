@@ -64,22 +64,41 @@ class Input:
 
 
 class Gather:
-    """The edges' controller: a fetch goes at once when nothing of this partition is in the air and the last
-    one left at least `gather_s` ago; else records wait for that moment, or until `rows` of them are there.
+    """The edges' controller: latency while there is time, fewer and larger batches while there is not.
 
-    So one idle request waits for nothing, and a flood becomes at most 1 / `gather_s` messages a second (40),
-    each with all that came meanwhile.
+    A fetch goes at once when nothing of this partition is in the air and the last one left at least `wait` ago; else
+    records wait for that moment, or until `rows` of them are there. `wait` is `gather_s` while batches leave on time.
+    A batch that leaves late says that the process is behind: a batch costs about the same whatever is in it, so
+    `wait` grows by a fifth, up to `gather_max_s`, and shrinks again when batches are on time.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._wait_s, self._rows = options.gather_s, options.gather_rows
+    LATE, ON_TIME, GROWS = 0.4, 0.15, 1.2  # lateness as shares of `wait`, and the factor of one change
+
+    def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
+        self._least_s, self._most_s, self._rows = options.gather_s, options.gather_max_s, options.gather_rows
+        self._clock = clock
         self._left_at = float("-inf")
+        self._due: float | None = None
+        self._late_s = 0.0
+        self.wait_s = options.gather_s
 
     def delay(self, waiting: int) -> float:
         """Seconds until what is waiting may go."""
         if waiting >= self._rows:
             return 0.0
-        return max(0.0, self._left_at + self._wait_s - time.monotonic())
+        due = self._left_at + self.wait_s
+        left = due - self._clock()
+        if self._due is None and left > 0:
+            self._due = due
+        return max(0.0, left)
 
     def goes(self) -> None:
-        self._left_at = time.monotonic()
+        """A batch leaves."""
+        now = self._clock()
+        late = max(0.0, now - self._due) if self._due is not None else 0.0
+        self._late_s += 0.25 * (late - self._late_s)
+        if self._late_s > self.LATE * self.wait_s:
+            self.wait_s = min(self._most_s, self.wait_s * self.GROWS)
+        elif self._late_s < self.ON_TIME * self.wait_s:
+            self.wait_s = max(self._least_s, self.wait_s / self.GROWS)
+        self._left_at, self._due = now, None

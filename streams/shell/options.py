@@ -45,6 +45,7 @@ class Options:
     deliver_s: float = 120.0
     # edges: see `kit.Gather`
     gather_s: float = 0.025
+    gather_max_s: float = 0.2
     gather_rows: int = 512
     # sinks: one bundle
     bundle_s: float = 0.3

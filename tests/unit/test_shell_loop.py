@@ -309,6 +309,19 @@ def test_gather_lets_an_idle_edge_go_at_once() -> None:
     assert gather.delay(512) == 0
 
 
+def test_gather_waits_longer_while_batches_leave_late_and_less_when_they_are_on_time() -> None:
+    now = 0.0
+    gather = Gather(Options("", gather_s=0.025, gather_max_s=0.2), lambda: now)
+    for _ in range(40):  # each batch leaves 30 ms after it was due
+        gather.goes()
+        now += gather.delay(1) + 0.03
+    assert 0.06 < gather.wait_s <= 0.2
+    for _ in range(40):
+        gather.goes()
+        now += gather.delay(1)
+    assert gather.wait_s == 0.025
+
+
 def test_outputs_are_joined_by_target_and_cut_by_size() -> None:
     outputs = [Output("a", rows(1)), Output("b", rows(2)), Output("a", rows(3)), Output("a", rows(4), 1)]
     keyed = [Output("v", rows(5), key=b"k"), Output("v", rows(6), key=b"k")]
