@@ -102,7 +102,8 @@ PROCESSORS: dict[str, Processor] = {
 
 # three processes on two cores: the task's way; what is learned (niced); experience and SQL
 GROUPS: dict[str, tuple[str, ...]] = {
-    "way": ("encode", "admit", "register", "match", "compose", "supervise", "allocate"),
+    "edge": ("encode", "admit", "register", "match", "compose"),
+    "core": ("supervise", "allocate"),
     "learning": ("learn", "mine", "optimise"),
     "keeping": ("collect", "store"),
 }

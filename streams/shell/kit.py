@@ -66,39 +66,32 @@ class Input:
 class Gather:
     """The edges' controller: latency while there is time, fewer and larger batches while there is not.
 
-    A fetch goes at once when nothing of this partition is in the air and the last one left at least `wait` ago; else
-    records wait for that moment, or until `rows` of them are there. `wait` is `gather_s` while batches leave on time.
-    A batch that leaves late says that the process is behind: a batch costs about the same whatever is in it, so
-    `wait` grows by a fifth, up to `gather_max_s`, and shrinks again when batches are on time.
+    A fetch goes at once when nothing of this partition is in the air and the last one left at least `wait_s` ago; else
+    records wait for that moment, or until `rows` of them are there. `wait_s` is twice what acknowledgements take now
+    (a moving mean), but at least `gather_s` and at most `gather_max_s`: a batch costs about the same whatever is in
+    it, and acknowledgements that take long say that the broker or this process is short of time.
     """
 
-    LATE, ON_TIME, GROWS = 0.4, 0.15, 1.2  # lateness as shares of `wait`, and the factor of one change
+    ACKS, WEIGHT = 2.0, 0.2  # `wait_s` in acknowledgements; weight of the newest one
 
     def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
         self._least_s, self._most_s, self._rows = options.gather_s, options.gather_max_s, options.gather_rows
         self._clock = clock
         self._left_at = float("-inf")
-        self._due: float | None = None
-        self._late_s = 0.0
+        self._ack_s = 0.0
         self.wait_s = options.gather_s
 
     def delay(self, waiting: int) -> float:
         """Seconds until what is waiting may go."""
         if waiting >= self._rows:
             return 0.0
-        due = self._left_at + self.wait_s
-        left = due - self._clock()
-        if self._due is None and left > 0:
-            self._due = due
-        return max(0.0, left)
+        return max(0.0, self._left_at + self.wait_s - self._clock())
 
     def goes(self) -> None:
         """A batch leaves."""
-        now = self._clock()
-        late = max(0.0, now - self._due) if self._due is not None else 0.0
-        self._late_s += 0.25 * (late - self._late_s)
-        if self._late_s > self.LATE * self.wait_s:
-            self.wait_s = min(self._most_s, self.wait_s * self.GROWS)
-        elif self._late_s < self.ON_TIME * self.wait_s:
-            self.wait_s = max(self._least_s, self.wait_s / self.GROWS)
-        self._left_at, self._due = now, None
+        self._left_at = self._clock()
+
+    def acked(self) -> None:
+        """All of it is acknowledged."""
+        self._ack_s += self.WEIGHT * (self._clock() - self._left_at - self._ack_s)
+        self.wait_s = min(self._most_s, max(self._least_s, self.ACKS * self._ack_s))

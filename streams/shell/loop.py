@@ -151,6 +151,7 @@ class Loop:
         self.kit.metrics.rounds += 1
         self.kit.metrics.step_s += time.perf_counter() - began
         await self.send(out)
+        self._gather.acked()
         for item, first, end in done:
             if end > first:
                 self.kit.consumer.finished(item.tp, first, end)

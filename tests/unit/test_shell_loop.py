@@ -309,17 +309,23 @@ def test_gather_lets_an_idle_edge_go_at_once() -> None:
     assert gather.delay(512) == 0
 
 
-def test_gather_waits_longer_while_batches_leave_late_and_less_when_they_are_on_time() -> None:
+def test_gather_waits_twice_as_long_as_acknowledgements_take() -> None:
     now = 0.0
     gather = Gather(Options("", gather_s=0.025, gather_max_s=0.2), lambda: now)
-    for _ in range(40):  # each batch leaves 30 ms after it was due
-        gather.goes()
-        now += gather.delay(1) + 0.03
-    assert 0.06 < gather.wait_s <= 0.2
-    for _ in range(40):
-        gather.goes()
-        now += gather.delay(1)
-    assert gather.wait_s == 0.025
+
+    def batches(ack_s: float) -> float:
+        nonlocal now
+        for _ in range(40):
+            gather.goes()
+            now += ack_s
+            gather.acked()
+            now += gather.delay(1)
+        return gather.wait_s
+
+    assert batches(0.005) == 0.025
+    assert batches(0.04) == pytest.approx(0.08, rel=0.01)
+    assert batches(1.0) == 0.2
+    assert batches(0.005) == 0.025
 
 
 def test_outputs_are_joined_by_target_and_cut_by_size() -> None:
