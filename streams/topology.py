@@ -100,7 +100,7 @@ PROCESSORS: dict[str, Processor] = {
     )
 }  # fmt: skip
 
-# three processes on two cores: the task's way; what is learned (niced); experience and SQL
+# four processes on two cores: the edge and what needs no memory; the life of tasks; what is learned; experience and SQL
 GROUPS: dict[str, tuple[str, ...]] = {
     "edge": ("encode", "admit", "register", "match", "compose"),
     "core": ("supervise", "allocate"),

@@ -91,7 +91,7 @@ def demo(
 
 def worker(
     processors: Annotated[
-        str, typer.Option(help="Names or groups (way, learning, keeping), comma separated.")
+        str, typer.Option(help="Names or groups (edge, core, learning, keeping), comma separated.")
     ],
     ordinal: Annotated[
         int, typer.Option(help="Number of this worker among those with the same processors.")
@@ -100,7 +100,7 @@ def worker(
 ) -> None:
     """Run some processors in this process, on the servers of the settings.
 
-    Example: AOS_BOOTSTRAP=localhost:9092 aos worker --processors way
+    Example: AOS_BOOTSTRAP=localhost:9092 aos worker --processors edge
     """
     from aos.infra.runtime import work
     from aos.infra.settings import load

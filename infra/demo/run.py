@@ -196,10 +196,10 @@ class Demo:
         await asyncio.gather(*(one(request) for request in requests))
 
     def _kill(self) -> None:
-        """SIGKILL the worker with seven processors, in view."""
+        """SIGKILL the worker that owns the life of every task, in view."""
         self.course.killed_at = time.time()
-        self._say(f"  kill -9 of the worker that routes ({', '.join(GROUPS['way'])}) …")
-        self._up.kill_worker("way")
+        self._say(f"  kill -9 of the worker that supervises and allocates ({', '.join(GROUPS['way'])}) …")
+        self._up.kill_worker("core")
 
     def _disturb(self) -> None:
         """Slow one popular compressor inside and damage another's outputs; nobody is told."""
