@@ -140,7 +140,7 @@ def compressors(service: Service, codecs: dict[str, Codec], rename: Callable[[st
                 raise Refuse("there is nothing to compress", retryable=False)
             return asyncio.to_thread(squeeze, agent, name, compress, work.payload)
 
-        service.agent(agent, capabilities=["compress"], capacity=2, description=f"compresses with {name}")(
+        service.agent(agent, capabilities=["compress"], capacity=8, description=f"compresses with {name}")(
             handler
         )
 

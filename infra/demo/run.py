@@ -24,9 +24,9 @@ from aos.infra.demo.report import report
 from aos.infra.up import Up, outside
 from aos.streams.topology import GROUPS
 
-IN_FLIGHT = 24
+IN_FLIGHT = 40
 CONTROL_EVERY = 10  # one task in ten goes round robin
-SAMPLE_PIECES = 48  # pieces that every compressor really runs
+SAMPLE_PIECES = 36  # pieces that every compressor really runs
 RESULT_S = 90.0
 COMPRESSORS = 12
 STARTED_S = 60.0
@@ -198,7 +198,7 @@ class Demo:
     def _kill(self) -> None:
         """SIGKILL the worker that owns the life of every task, in view."""
         self.course.killed_at = time.time()
-        self._say(f"  kill -9 of the worker that supervises and allocates ({', '.join(GROUPS['way'])}) …")
+        self._say(f"  kill -9 of the worker that supervises and allocates ({', '.join(GROUPS['core'])}) …")
         self._up.kill_worker("core")
 
     def _disturb(self) -> None:
