@@ -195,6 +195,12 @@ def test_the_same_log_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Path
     assert there.stdout.strip() == here, there.stderr
 
 
+def test_news_stand_in_the_order_of_the_log() -> None:
+    state, _ = run([message(0)])
+    kinds = list(dict.fromkeys(TABLE.kinds[:16]))
+    assert [kind for _, kind in state.news] == [kinds[0], "", learn.CENTRES, *kinds[1:]]
+
+
 def test_publication_is_at_once_then_paced() -> None:
     state, outputs = run([message(0)])
     assert outputs  # the first news goes at once

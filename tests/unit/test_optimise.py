@@ -81,10 +81,13 @@ def test_exploration_falls_as_the_posteriors_settle_and_rises_after_a_drift() ->
     assert path == sorted(path, reverse=True)
     assert path[-1] < 0.3
     assert [row["version"] for row in rows] == list(range(1, len(rows) + 1))
-    _, outputs = run(state, believed([0.9, 0.3], 0.01, drifts=1), attempts(100))
+    drifted = believed([0.9, 0.3], 0.01, drifts=1)
+    state, outputs = run(state, drifted, attempts(100))
     (row,) = policies(outputs)
     assert row["exploration"] > path[-1] + 0.1
     assert "1 agents changed" in row["reason"]
+    _, outputs = run(state, drifted, attempts(100))
+    assert "0 agents changed" in policies(outputs)[0]["reason"]  # told once
 
 
 def test_nothing_new_is_no_new_version() -> None:

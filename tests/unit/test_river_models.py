@@ -105,10 +105,10 @@ def test_a_detector_is_defined_by_its_values(values: list[float], seed: int) -> 
 def test_a_rare_feature_far_out_does_not_throw_the_weights_away() -> None:
     rng = np.random.default_rng(2)
     models = OnlineModels()
-    for at in range(2000):
+    for at in range(3000):
         surface = np.full(16, 0.5)
         surface[0] = rng.random()
-        surface[1] = 1.0 if at % 100 == 99 else 0.0  # ten deviations from its mean
+        surface[1] = 1.0 if at % 700 == 699 else 0.0  # 26 deviations from its mean
         models.learn("k", "a", surface.tolist(), float(rng.random() < 0.6), 1000.0, 1.0)
     prior = models.prior(["k"])
     assert prior is not None
