@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -122,9 +122,10 @@ class World:
         for partition in range(self.count(topic)):
             yield from self._logs[topic, partition]
 
-    def rows(self, topic: str) -> list[dict[str, Any]]:
-        """Every row of a topic inside, partition by partition."""
-        return [row for entry in self.entries(topic) for row in entry.rows.to_pylist()]
+    def rows(self, topic: str, without: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Every row of a topic inside, partition by partition, all columns or all but some."""
+        kept = [name for name in record_of(topic).schema.names if name not in without]
+        return [row for entry in self.entries(topic) for row in entry.rows.select(kept).to_pylist()]
 
     def topics(self) -> list[str]:
         """The topics on which there is something."""

@@ -42,7 +42,7 @@ class Habits:
     forged: float = 0.05
     progress: float = 0.05
     deaf_to_cancel: float = 0.5
-    away: float = 0.15  # of its replicas' lives that a replica is silent for long
+    away: float = 0.15  # tenfold chance a beat that the replica is stuck for so long that it counts as gone
     work_us: tuple[int, int] = (1_000, 400_000)
 
 
@@ -71,16 +71,19 @@ class Service:
         self._number = 0
         self._beats: dict[int, int] = {}
         self._registered = False
+        self._back = 0  # until then all replicas are stuck
         self.worked: dict[Attempt, int] = {}  # inbox rows
 
     def alarm(self) -> int | None:
-        times = [item[0] for item in self._waiting[:1]]
+        times = [max(item[0], self._back) for item in self._waiting[:1]]
         if self.until is None:
             times += self._beats.values()
         return min(times, default=None)
 
     def act(self, world: World) -> bool:
         found = self._register(world) or self._beat(world)
+        if world.clock < self._back:
+            return found  # stuck: nobody reads, nobody answers
         return self._read(world) or self._answer(world) or found
 
     def _register(self, world: World) -> bool:
@@ -99,6 +102,7 @@ class Service:
 
     def _beat(self, world: World) -> bool:
         if self.until is not None and world.clock >= self.until:
+            self._back = 0
             return False
         due = [replica for replica, at in self._beats.items() if at <= world.clock]
         for replica in due:
@@ -110,6 +114,8 @@ class Service:
             if world.chance(self.habits.away / 10):
                 pause = world.settings.gone_after_ms * 1500
             self._beats[replica] = world.clock + pause
+            usual = world.clock + world.settings.heartbeat_ms * 1000
+            self._back = min(self._beats.values()) if min(self._beats.values()) > usual else 0
         return bool(due)
 
     def _read(self, world: World) -> bool:

@@ -1,8 +1,8 @@
-"""A simulated world as the tests use it: a fleet of two services, two tenants, one client, time that is short."""
+"""A simulated world as the tests use it: a fleet of three services, two tenants, one client, time that is short."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aos.codecs.settings import Settings
@@ -14,18 +14,19 @@ from tests.simulation.clients import Client
 
 TENANTS = ("default", "acme")
 SETTINGS: dict[str, Any] = {
-    "partitions": 2, "tenants": TENANTS, "inbox_partitions": 2, "timeout_ms": 2_000, "retry_waits_ms": (200, 400),
+    "partitions": 2, "tenants": TENANTS, "inbox_partitions": 2, "timeout_ms": 3_000, "retry_waits_ms": (200, 400),
     "match_waits_ms": (200, 400, 800), "attempts_max": 3, "heartbeat_ms": 700, "suspect_after_ms": 1_500,
-    "gone_after_ms": 4_000, "request_timeout_ms": 60_000, "repeat_window_s": 100_000, "trial_outcomes": 2,
+    "gone_after_ms": 2_500, "request_timeout_ms": 60_000, "repeat_window_s": 100_000, "trial_outcomes": 2,
     "mine_every": 10, "mine_window": 60, "optimise_every": 12,
 }  # fmt: skip
-AFTERWARDS_US = 6_000_000  # agents live on so long after the last result: late answers, releases, health
+AFTERWARDS_US = 8_000_000  # agents live on so long after the last result: late answers, releases, health
 SILENCE_US = 60_000_000  # then they fall silent, and all of them are gone
 QUIET_US = 150_000_000  # nothing may hold a request longer than its own limit and all waits
 
 
 def fleet(habits: Habits) -> list[Service]:
-    """Two services; the second one's agents stand in two cells and one works for one tenant only."""
+    """Three services: one that is there; one whose agents stand in two cells, one of them for one tenant only; one of a
+    single replica that is often away."""
     studio = [
         Agent("draw-1", ["draw"], skill=0.9), Agent("draw-2", ["draw"], skill=0.6, capacity=1),
         Agent("write-1", ["write"], skill=0.7), Agent("both-1", ["draw", "write"], skill=0.5),
@@ -35,7 +36,11 @@ def fleet(habits: Habits) -> list[Service]:
         Agent("count-1", ["count"], "east", skill=0.8), Agent("count-2", ["count", "write"], "west", skill=0.4),
         Agent("draw-3", ["draw"], "west", tenants=["acme"]), Agent("judge-2", ["judge"], "east", capacity=1),
     ]  # fmt: skip
-    return [Service("studio", studio, habits), Service("office", office, habits)]
+    annex = [Agent("draw-4", ["draw"], capacity=4), Agent("count-3", ["count", "draw"], "west", capacity=4)]
+    away = replace(habits, away=5 * habits.away)
+    return [
+        Service("studio", studio, habits), Service("office", office, habits), Service("annex", annex, away, 1),
+    ]  # fmt: skip
 
 
 @dataclass
