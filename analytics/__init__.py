@@ -1,1 +1,1 @@
-
+"""What is learned: posteriors, online models, mining, strategies, beliefs; pure, on top of codecs."""

@@ -36,11 +36,9 @@ CODES: dict[str, Code] = _table(
         "a tensor's shape does not fit its values",
         "make the product of the shape their number",
     ),
-    ("AOS1011", "record", "the record's version is not known", "write a version this release reads"),
     ("AOS1012", "record", "a time is outside the accepted range", "use a time within the retention"),
     ("AOS1013", "record", "the topic belongs to no known tenant", "name the tenant in the settings"),
     ("AOS1014", "record", "a value is outside its range", "see the column's meaning in docs/schemas.md"),
-    ("AOS1015", "record", "an echoed id is unknown", "echo request_id, home, step, attempt, epoch and token"),
     # 2: requests that are refused
     ("AOS2001", "request", "the workflow has a cycle", "remove it: steps form a DAG"),
     ("AOS2002", "request", "a step names a step that is not there", "correct `after` or `judges`"),
@@ -72,13 +70,11 @@ CODES: dict[str, Code] = _table(
     ("AOS3005", "attempt", "a late answer was ignored", "answer within the attempt's time"),
     ("AOS3006", "attempt", "a duplicate answer was ignored", "answer once"),
     ("AOS3007", "attempt", "a forged answer was ignored", "echo the token of the assignment"),
-    ("AOS3008", "attempt", "a step it comes after failed", "see that step"),
     ("AOS3009", "attempt", "the agent is gone", "none: another one is asked"),
     ("AOS3010", "attempt", "no alternative had a free slot", "add capacity"),
     ("AOS3011", "attempt", "an answer for an unknown request was ignored", "echo request_id and home"),
     ("AOS3012", "attempt", "the kept result is no longer there", "query aos.requests in SQL"),
     # 4: what passes by itself
-    ("AOS4001", "transient", "the broker does not answer", "none: it is asked again"),
     ("AOS4002", "transient", "the database does not answer", "none: it is asked again"),
     # 5: settings
     ("AOS5001", "settings", "an unknown setting", "see docs/settings.md"),
