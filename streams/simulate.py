@@ -16,6 +16,7 @@ from aos.streams.simulated_log import Chances, World
 from aos.streams.simulated_loop import DEATHS, Died, Loop, Place, Process
 
 WEEK_US = 7 * 86_400_000_000
+STALLED_ROUNDS_MAX = 5  # of an owner that does not know that it has been replaced
 STEPS_MAX = 400_000  # a run that is still busy then goes round in circles
 
 
@@ -46,7 +47,8 @@ class Simulation:
         """`groups`: which processors share a process; each group has one process a partition."""
         self.world = World(seed, settings or Settings(), chances or Chances())
         self.actors = tuple(actors)
-        self.steps = self.kills = self.moves = 0
+        self.steps = self.kills = self.moves = self.stalls = 0
+        self._undead: list[Loop] = []
         self.processes = []
         for names in groups.values():
             members = [processors[name] for name in names if processors[name].law is not Law.SINK]
@@ -100,6 +102,9 @@ class Simulation:
             busy = actor.act(world) or busy
         for process in self.processes:
             busy = process.follow() or busy
+        if self._undead and world.chance(0.5):
+            self._undead.pop(world.random.randrange(len(self._undead))).round()
+            self.world.landed += 1
         wanting = [(process, loop) for process in self.processes for loop in process.loops if loop.wants()]
         if not wanting:
             return busy
@@ -127,6 +132,10 @@ class Simulation:
         elif world.chance(chances.rewind):
             self.moves += 1
             process.replace(loop, settled=False)
+        elif world.chance(chances.stall):
+            self.stalls += 1
+            process.replace(loop, settled=False)
+            self._undead += [loop] * world.random.randint(1, STALLED_ROUNDS_MAX)
 
     def _jump(self, end: int) -> bool:
         """Let the time pass until something is due; False when nothing is before `end`."""

@@ -30,6 +30,7 @@ class Chances:
     kill: float = 0.01  # a process dies without a word: all its states, at any place of a round
     move: float = 0.01  # a partition is revoked in good order and comes back
     rewind: float = 0.005  # a state is made anew from its snapshot, the process lives on
+    stall: float = 0.005  # an owner that was given up goes on for some rounds beside its successor
     late: float = 0.3  # that what a killed process had on the wire still lands, a kill
     commit: float = 0.3  # that finished offsets are committed after a round
     snapshot: float = 0.1  # that a state is saved after a round
@@ -38,7 +39,7 @@ class Chances:
     delay_us: int = 3_000  # most time between two scheduling steps
 
 
-CALM = Chances(kill=0, move=0, rewind=0)
+CALM = Chances(kill=0, move=0, rewind=0, stall=0)
 """Nothing dies; order and lag are still drawn."""
 
 
@@ -63,6 +64,7 @@ class World:
     random: random.Random = field(init=False)
     partitions: dict[str, int] = field(init=False)
     later: list[tuple[int, Output]] = field(default_factory=list)
+    landed: int = 0  # messages of dead processes that came late
     _logs: dict[tuple[str, int], list[Entry]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ class World:
         self.later = [item for item in self.later if item[0] > self.clock]
         for output in due:
             self.append(output)
+        self.landed += len(due)
         return bool(due)
 
     def entries(self, topic: str) -> Iterable[Entry]:
