@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aos.infra.cli.output import Form, FormOption, emit_one, note
+
+WAKE_S = 0.5  # a signal may reach another thread: this one looks now and then
 
 
 def add(app: typer.Typer) -> None:
@@ -37,13 +39,19 @@ def up(
 
     Example: aos up --data-dir ~/aos-data
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _up(data_dir)
+    except KeyboardInterrupt:
+        note("stopped")
+
+
+def _up(data_dir: Path | None) -> None:
+    """Start, tell, wait for Ctrl-C; whatever has been started by then is ended by `Up`."""
     from aos.agents.sdk.connection import run_file
     from aos.infra.settings import load
     from aos.infra.up import Up
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     note("starting (the first start fetches broker and database, a minute or two) …")
     with Up(load({"data_dir": str(data_dir) if data_dir else None}), announce=True, say=note) as running:
         took = running.stack.start_s.get("stack", 0.0)
@@ -62,8 +70,8 @@ def up(
         print("  aos status")
         sys.stdout.flush()
         note(f"ready (broker and database after {took:.1f} s); Ctrl-C stops everything")
-        stop.wait()
-        note("stopping …")
+        while True:
+            time.sleep(WAKE_S)
 
 
 def demo(

@@ -88,7 +88,8 @@ def _mean(url: str, side: str, at: float) -> float | None:
 def _disturbed(url: str, agent: str, how: str, at: float) -> dict[str, Any]:
     """An agent's share of the learned arm's choices for the kind it was chosen for most, before and after."""
     sql = f"""SELECT task_kind, agent, assigned_at >= %s AS after FROM aos.attempts
-        WHERE {HERE} AND step_name = 'compress' AND coalesce(policy, 'learned') = 'learned' AND attempt = 1 ORDER BY assigned_at"""
+        WHERE {HERE} AND step_name = 'compress' AND coalesce(policy, 'learned') = 'learned' AND attempt = 1
+        ORDER BY assigned_at"""
     rows = query(url, sql, (_time(at),))[1]
     before = [row[0] for row in rows if row[1] == agent and not row[2]]
     kind = max(set(before), key=before.count) if before else None
