@@ -121,7 +121,8 @@ def _normal(z: np.ndarray) -> np.ndarray:
     power *= z
     np.exp(power, out=power)
     power += 1
-    return np.reciprocal(power, out=power)
+    found: np.ndarray = np.reciprocal(power, out=power)
+    return found
 
 
 def _products_of_others(values: np.ndarray) -> np.ndarray:

@@ -179,9 +179,10 @@ class Lanes(Generic[B]):
         for lane in open_:
             lane.begin(now, age)
         while blocked < SCAN_MAX:
-            lane = _first(open_)
-            if lane is None:
+            first = _first(open_)
+            if first is None:
                 break
+            lane = first
             row = lane.advance()
             verdict = take(row)
             if verdict is Verdict.TAKEN:

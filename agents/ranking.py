@@ -108,8 +108,11 @@ def rank(fleet: Fleet, beliefs: Beliefs, asks: Sequence[Ask], tasks: Tasks, limi
         utility = _utility(sheet, ok, asked, tasks.salts[sheet.rows], fleet.salt)
         places, kept = _places(sheet, utility, ok, limits)
         parts.append(_pick(sheet, places, kept, limits))
-    joined = _join(parts)
-    return Ranked(*joined, best, health, budget, over, over_slots)
+    rows, slots, score, deviation, similarity, latency, cost, covers, trial = _join(parts)
+    return Ranked(
+        rows, slots, score, deviation, similarity, latency, cost, covers, trial,
+        best, health, budget, over, over_slots,
+    )  # fmt: skip
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -178,10 +181,16 @@ def _sheet(fleet: Fleet, beliefs: Beliefs, asks: Sequence[Ask], tasks: Tasks, li
         rows,
         lengths,
         np.arange(shape[1]) < lengths[:, None],
-        *(np.zeros(shape, type) for type in (np.int64, bool, np.int64)),
-        *(np.zeros(shape, np.float32) for _ in range(3)),
-        *(np.zeros(shape, np.float64) for _ in range(3)),
-        np.repeat([one.partial for one in sets], heights),
+        slots=np.zeros(shape, np.int64),
+        suspected=np.zeros(shape, bool),
+        covers=np.zeros(shape, np.int64),
+        score=np.zeros(shape, np.float32),
+        deviation=np.zeros(shape, np.float32),
+        similarity=np.zeros(shape, np.float32),
+        latency=np.zeros(shape, np.float64),
+        cost=np.zeros(shape, np.float64),
+        count=np.zeros(shape, np.float64),
+        partial=np.repeat([one.partial for one in sets], heights),
     )
     end = 0
     for ask, one in zip(asks, sets, strict=True):

@@ -284,7 +284,11 @@ TRAIL = Record(
         may("agent", TEXT, "Who did it"),
         may("service", TEXT, "Its service"),
         may("cell", TEXT, "Its cell"),
-        need("status", TEXT, "ok, failed, timeout, cancelled, expired; for a request that of its result; ignored"),
+        need(
+            "status",
+            TEXT,
+            "ok, failed, timeout, cancelled, expired; for a request that of its result; ignored",
+        ),
         may("code", TEXT, "Error code"),
         may("message", TEXT, "Error in words"),
         may("score", F32, "Verdict if judged, else own report, else 1 for ok and 0 for failed"),
