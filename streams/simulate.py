@@ -100,17 +100,19 @@ class Simulation:
         busy = world.land()
         for actor in self.actors:
             busy = actor.act(world) or busy
-        for process in self.processes:
-            busy = process.follow() or busy
         if self._undead and world.chance(0.5):
             self._undead.pop(world.random.randrange(len(self._undead))).round()
             self.world.landed += 1
-        wanting = [(process, loop) for process in self.processes for loop in process.loops if loop.wants()]
-        if not wanting:
-            return busy
-        process, loop = world.random.choice(wanting)
-        self._round(process, loop)
-        return True
+        loops = [(process, loop) for process in self.processes for loop in process.loops]
+        world.random.shuffle(loops)
+        for process, loop in loops:
+            if loop.wants():
+                process.follow()
+                self._round(process, loop)
+                return True
+        for process in self.processes:
+            busy = process.follow() or busy
+        return busy
 
     def _round(self, process: Process, loop: Loop) -> None:
         world, chances = self.world, self.world.chances

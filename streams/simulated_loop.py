@@ -19,7 +19,7 @@ from aos.streams.processor import Batch, Law, Output, Processor, Raw, Recall, St
 from aos.streams.simulated_log import NO_ROWS, World, joined
 
 TICK_US_MIN = 5_000  # the shell's bounds: a state that is always due must not spin
-MESSAGES_MAX = 4  # of one topic in one round
+MESSAGES_MAX = 6  # of one topic in one round
 RAWS_MAX = 8  # of one fetch of an edge
 LATE_US_MAX = 200_000  # how late what a dead process sent may land
 DEATHS = ("before", "dead", "first", "rest", "after")

@@ -86,7 +86,7 @@ class Client:
 
     count: int
     tenants: Sequence[str] = ("default",)
-    pause_us: tuple[int, int] = (1_000, 150_000)
+    pause_us: tuple[int, int] = (500, 60_000)
     trouble: float = 0.1  # share of repeats, cancels, redrives, verdicts, rubbish: each
 
     sent: dict[bytes, Sent] = field(default_factory=dict)

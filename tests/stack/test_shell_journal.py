@@ -94,7 +94,7 @@ class Fleet:
 
     async def until(self, count: int, timeout: float) -> None:
         async with asyncio.timeout(timeout):
-            while len(self.slots) < count or self.running:  # noqa: ASYNC110
+            while len(self.slots) < count or self.running:
                 await asyncio.sleep(0.05)
 
 

@@ -161,7 +161,7 @@ async def test_views_are_complete_at_the_start_and_follow(options: Options, prod
         await producer._producer.send_and_wait(options.prefix + "toy.in", None, key=b"4", partition=0)
         await producer.deliver([message(b"new", 1000, 1)])
         async with asyncio.timeout(10):
-            while b"new" not in service.values["toy.in"] or b"4" in service.values["toy.in"]:  # noqa: ASYNC110
+            while b"new" not in service.values["toy.in"] or b"4" in service.values["toy.in"]:
                 await asyncio.sleep(0.02)
         assert service.staleness_s() < 5
     finally:
