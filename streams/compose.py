@@ -9,7 +9,7 @@ out: aos.ledger at partition `home`: kind planned, one row a step; kind rejected
     and stand in one message. A step with nobody is planned with no alternatives.
 key: home; all rows of a message share it.
 state: none.
-order: none assumed. Law of a row: the first plan of a matching round counts.
+order: none assumed. Law of a row: the first plan of a matching round counts; a step that is twice in a message, too.
 errors: AOS2001, AOS2006, AOS2007, AOS2011 as rejected rows.
 cost: at 128 rows with 16 candidates 6 us a request of one step, 50 us a step of a workflow, 60 us a team.
 
@@ -177,12 +177,12 @@ def _one_by_one(sheet: _Sheet, other: np.ndarray, views: Views) -> list[pa.Recor
 
 
 def _requests(sheet: _Sheet, rows: Sequence[int]) -> list[list[Need]]:
-    """Steps by request, round and matching, in the order in which they came."""
+    """Steps by request, round and matching, in the order in which they came; one that comes again counts once."""
     matches = sheet.matches.take(pa.array(rows, pa.int64()))
     names = ("request_id", "round", "match_round", "step", "step_name", "require", "after")
     columns = (matches.column(name).to_pylist() for name in names)
     agents = sheet.flat.field("agent")
-    requests: dict[tuple[bytes, int, int], list[Need]] = {}
+    requests: dict[tuple[bytes, int, int], dict[int, Need]] = {}
     for row, request, round, again, number, name, require, after in zip(rows, *columns, strict=True):
         start, end = int(sheet.starts[row]), int(sheet.ends[row])
         options = [
@@ -199,8 +199,9 @@ def _requests(sheet: _Sheet, rows: Sequence[int]) -> list[list[Need]]:
             )
         ]
         need = Need(row, number, name, require, after, options)
-        requests.setdefault((request, round, again), []).append(need)
-    return list(requests.values())
+        # what was written twice may be joined into one message: two halves of a plan would be no plan
+        requests.setdefault((request, round, again), {}).setdefault(number, need)
+    return [list(needs.values()) for needs in requests.values()]
 
 
 def _terms(sheet: _Sheet, needs: Sequence[Need], views: Views) -> Terms:

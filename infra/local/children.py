@@ -239,7 +239,10 @@ class Children:
             if self._closed:
                 return {"error": "the stack is being stopped"}
             number = next(self._ids)
-            self._link.sendall(json.dumps({"id": number, "do": do, **request}).encode() + b"\n")
+            try:
+                self._link.sendall(json.dumps({"id": number, "do": do, **request}).encode() + b"\n")
+            except OSError:  # it died a moment ago, and with it every child; `_read` is about to notice
+                return {"error": "the process that keeps the children is gone"}
             self._changed.wait_for(lambda: number in self._replies or self._closed, REPLY_LIMIT_S)
             return self._replies.pop(number, {"error": "the process that keeps the children does not answer"})
 

@@ -36,6 +36,7 @@ IDENTITY = (
     "offset",
     "row",
     "event_id",
+    "finished_at",
 )
 
 
@@ -96,9 +97,14 @@ def saying(found: list[Any]) -> Callable[[Step[Any]], None]:
 
 
 def row_set(outputs: Iterable[Output], without: frozenset[str] = EMPTY) -> list[Any]:
-    """Rows with where they go, however they stand together: in the order of what they are about."""
-    rows = [(o.topic, o.partition, o.key, row) for o in outputs for row in content(o.rows, without)]
-    return sorted(rows, key=lambda item: repr([item[:3], [pair for pair in item[3] if pair[0] in IDENTITY]]))
+    """Rows with where they go, however they stand together: in the order of what they are about, repeats left out."""
+    found: dict[str, Any] = {}
+    for output in outputs:
+        target = (output.topic, output.partition, output.key)
+        for row in content(output.rows, without):
+            about = [pair for pair in row if pair[0] in IDENTITY]
+            found.setdefault(repr((target, about)), (target, row))
+    return [row for _, row in sorted(found.items())]
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -210,6 +210,19 @@ def test_patterns_that_were_mined_move_the_order_and_the_expected_score() -> Non
     assert second["alternatives"][0]["score"] == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize("require", [["x"], ["x", "y"]], ids=["workflow", "team"])
+def test_a_request_that_is_twice_in_a_message_is_planned_once(require: list[str]) -> None:
+    """A crash makes match write again, and the shell joins both into one message."""
+    some = [candidate("a", covers=1), candidate("b", covers=2)]
+    steps = [
+        {"request_id": bytes(16), "step": number, "steps_count": 2, "candidates": some, "require": require}
+        for number in range(2)
+    ]
+    once = composed(match_rows(steps))
+    assert composed(match_rows([*steps, *steps])) == once
+    assert all("topology" in row for row in once)
+
+
 def test_the_seed_of_a_plan_is_that_of_the_request_and_its_round() -> None:
     rows = match_rows([{"candidates": [candidate("a")]}] * 2)
     first, second = composed(rows)
