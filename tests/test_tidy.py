@@ -79,6 +79,7 @@ CLIENTS = {
 # calls that read a clock in words that depend on the machine
 CLOCKS = {"datetime.now": {"infra/retention.py": "the default of the injected clock"}, "datetime.utcnow": {}}
 BANNED_CALLS = ("eval", "exec", "yaml.load", "pickle.load", "pickle.loads")
+EVALUATES = {"tests/test_docs.py": "runs the snippets of our own pages"}
 LONG_FILES = {"tests/unit/test_supervise.py": "every law of one processor, in one list"}
 LONG_FUNCTIONS: dict[str, str] = {}
 
@@ -147,7 +148,7 @@ def test_clients_clocks_and_chance_are_where_they_are_named() -> None:
 
 def test_every_exception_by_name_is_a_file_that_is_there() -> None:
     named = {place for allowed in (*CLIENTS.values(), *CLOCKS.values()) for place in allowed}
-    named |= {*LONG_FILES, *(path for path, _ in IMPORTS_BY_NAME)}
+    named |= {*LONG_FILES, *EVALUATES, *(path for path, _ in IMPORTS_BY_NAME)}
     assert not [place for place in named if not (ROOT / place).exists()]
 
 
@@ -163,7 +164,7 @@ def test_nobody_evaluates_text_unpickles_or_reads_a_clock_in_passing() -> None:
             if not isinstance(node, ast.Call):
                 continue
             call = called(node)
-            if call in BANNED_CALLS:
+            if call in BANNED_CALLS and name(path) not in EVALUATES:
                 wrong.append(f"{name(path)}:{node.lineno} calls {call}")
             if name(path).startswith(PRODUCT) and call in CLOCKS and name(path) not in CLOCKS[call]:
                 wrong.append(f"{name(path)}:{node.lineno} calls {call}: pass the time in")
