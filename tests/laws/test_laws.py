@@ -18,6 +18,7 @@ import pytest
 from aos.streams import store
 from aos.streams.processor import Batch, Law, Output, Processor, Step
 from aos.streams.simulated_loop import Saved, stored
+from aos.streams.store_tables import TABLES
 from aos.streams.topology import PROCESSORS, VIEWS
 from tests.laws.recorded import Input, Recording, content, recording
 
@@ -386,7 +387,7 @@ def test_a_replay_gives_the_sink_the_same_rows(processor: Processor) -> None:
     assert len(whole) > 5
     assert tables([*inputs, *inputs]) == whole
     for name, rows in whole.items():
-        key = store.TABLES[name].key
+        key = TABLES[name].key
         keys = [tuple(value for column, value in row if column in key) for row in rows]
         assert len(set(keys)) == len(keys), f"{name}: one key twice in a bundle"
     for cut in cuts(len(inputs)):

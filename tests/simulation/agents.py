@@ -106,7 +106,7 @@ class Service:
             return False
         due = [replica for replica, at in self._beats.items() if at <= world.clock]
         for replica in due:
-            row = {"service": self.name, "replica": f"r{replica}"}
+            row: dict[str, Any] = {"service": self.name, "replica": f"r{replica}"}
             if world.chance(0.02):
                 row["stopping"] = True
             world.send("aos.heartbeats", *encoded("aos.heartbeats", [row]))

@@ -48,6 +48,11 @@ def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], dict[Hash
     return found
 
 
+def key_of(row: Row) -> tuple[bytes, int, int, int]:
+    """The attempt a row is about."""
+    return row["request_id"], row["round"], row["step"], row["attempt"]
+
+
 def said(world: World, topic: str) -> list[Row]:
     """Every row of a topic, without the tensors and lists that no law is about."""
     return world.rows(topic, LARGE)
@@ -149,7 +154,7 @@ def work_is_what_counts(scene: Scene) -> None:
         (row,), (trail, *others) = rows.values(), trails[attempt].values()
         assert not others, f"{attempt} has trails {[trail, *others]}"
         assert trail["agent"] == row["agent"]
-        assert row["token"] == identity.token(SECRET, *attempt, row["agent"], row["epoch"])
+        assert row["token"] == identity.token(SECRET, *key_of(row), row["agent"], row["epoch"])
         assert all(item["payload"] != FORGED for item in row["inputs"])
     for row in inboxes:
         if row["kind"] == "cancel":
