@@ -210,6 +210,21 @@ def folds_are_their_logs(scene: Scene) -> None:
             )
 
 
+def an_attempt_teaches_once(scene: Scene) -> None:
+    """the learner has one lesson of each attempt that may teach, however often it was written"""
+    experiences = said(scene.simulation.world, "aos.experiences")
+    may_teach = {
+        key_of(row)
+        for row in experiences
+        if row["kind"] == "attempt"
+        and row["quarantined"] is None
+        and row["score"] is not None
+        and row["agent"]
+    }
+    lessons = [len(loop.state.learner.lessons.keys) for loop in _loops(scene.simulation, "learn")]
+    assert sum(lessons) == len(may_teach)
+
+
 def experience_is_every_trail(scene: Scene) -> None:
     """each trail and verdict is an experience, with what the trail says"""
     world = scene.simulation.world
@@ -256,6 +271,7 @@ LAWS = (
     forged_answers_count_for_nothing,
     nothing_is_left_in_flight,
     folds_are_their_logs,
+    an_attempt_teaches_once,
     experience_is_every_trail,
     what_is_no_request_is_a_dead_letter,
     views_agree,
