@@ -6,9 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 
+from aos.infra.store import forget
 from aos.infra.up import Up
 from tests.stack.loopkit import produce_json, read_topic, running, settings_for, sql, sql_until
 
@@ -69,13 +69,14 @@ def test_after_a_restart_agents_beliefs_patterns_and_strategies_are_the_same(
     with running(settings, services=1) as up:
         steps = [{"name": "a", "require": ["shout"]}, {"name": "b", "require": ["join"], "after": ["a"]}]
         produce_json(up, [{"id": f"r{n}", "text": f"text {n}", "steps": steps} for n in range(400)])
-        read_topic(up, "aos.results", lambda rows: len(rows) >= 400, limit_s=60)
+        moods = [
+            {"id": f"m{n}", "text": "fail" if n % 2 else "fine", "require": ["moody"]} for n in range(300)
+        ]
+        produce_json(up, moods)  # failures move the policy
+        read_topic(up, "aos.results", lambda rows: len(rows) >= 700, limit_s=90)
         before = remembered(up)
         assert all(before.values()), {name: len(rows) for name, rows in before.items()}
-    with psycopg.connect(
-        database_url, autocommit=True
-    ) as link:  # what SQL knew is forgotten: it must come from Kafka
-        link.execute("DROP SCHEMA aos CASCADE; DROP SCHEMA aos_data CASCADE")
+    forget(database_url)  # what SQL knew is forgotten: it must come from Kafka again
     with running(settings, services=0) as up:
         after = remembered(up, before)
     assert after == before
