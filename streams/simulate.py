@@ -101,8 +101,9 @@ class Simulation:
         for actor in self.actors:
             busy = actor.act(world) or busy
         if self._undead and world.chance(0.5):
+            world.undead = True
             self._undead.pop(world.random.randrange(len(self._undead))).round()
-            self.world.landed += 1
+            world.undead = False
         loops = [(process, loop) for process in self.processes for loop in process.loops]
         world.random.shuffle(loops)
         for process, loop in loops:

@@ -64,7 +64,8 @@ class World:
     random: random.Random = field(init=False)
     partitions: dict[str, int] = field(init=False)
     later: list[tuple[int, Output]] = field(default_factory=list)
-    landed: int = 0  # messages of dead processes that came late
+    landed: list[Output] = field(default_factory=list)  # what owners wrote that had already been replaced
+    undead: bool = False  # whether such an owner is writing now
     _logs: dict[tuple[str, int], list[Entry]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -105,6 +106,8 @@ class World:
             for column, declared in zip(rows.columns, record.fields, strict=True):
                 assert declared.nullable or not column.null_count, f"{output.topic}: null in {declared.name}"
         self._logs[output.topic, output.partition].append(Entry(rows, self.clock, output.key))
+        if self.undead:
+            self.landed.append(output)
 
     def send(self, topic: str, value: bytes, headers: Mapping[str, bytes] | None = None) -> None:
         """A message from outside, to any partition."""
@@ -115,9 +118,10 @@ class World:
         """Append what was late and is due now; whether there was any."""
         due = [output for at, output in self.later if at <= self.clock]
         self.later = [item for item in self.later if item[0] > self.clock]
+        self.undead = True
         for output in due:
             self.append(output)
-        self.landed += len(due)
+        self.undead = False
         return bool(due)
 
     def entries(self, topic: str) -> Iterable[Entry]:
