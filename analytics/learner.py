@@ -105,14 +105,17 @@ class Learner:
         return touched
 
     def correct(
-        self, request: bytes, step_name: str | None, score: float, discount: float
+        self, tenant: str, request: bytes, step_name: str | None, score: float, discount: float
     ) -> tuple[str, str] | None:
-        """Replace the score of the attempt a correction is about; return (domain, kind), None when it is unknown."""
+        """Replace the score of the attempt a correction is about; return (domain, kind), None when it is unknown.
+
+        Anybody may name any request's id: only a domain of the `tenant` who speaks (its own, or a part of it) changes.
+        """
         slot = self.lessons.about(request, step_name)
         if slot is None or self.lessons.cells[slot] < 0:
             return None
         cell, old = int(self.lessons.cells[slot]), float(self.lessons.scores[slot])
-        if old == score:
+        if old == score or self.cells.keys[cell][0].partition("/")[0] != tenant:
             return None
         terms = terms_of(self.lessons.surfaces[slot : slot + 1])[0]
         self.cells.correct(cell, int(self.lessons.numbers[slot]), terms, old, score, discount)

@@ -66,6 +66,10 @@ class Strategies:
         """The domain's own policy, else that for all, else the built-in one."""
         return self.active.get(domain) or self.active.get(EVERYWHERE) or DEFAULT
 
+    def own(self, domain: str) -> Strategy | None:
+        """The policy published for just this domain."""
+        return self.active.get(domain)
+
     def apply(self, key: bytes, rows: pa.RecordBatch | None) -> Strategies:
         """Replace the policy of a name (None, or no active row: forget it); return this view."""
         name = key.decode()

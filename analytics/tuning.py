@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def propose(
     effects: Sequence[float],
     drifts: int,
 ) -> tuple[Strategy, str]:
-    """The next policy and why, with the figures; equal to `current` but for the version when nothing is to change.
+    """The next policy and why, with the figures; equal to `current` when nothing is to change. The caller versions it.
 
     `drifts`: changes of agents detected since the last proposal; `effects`: of the mined pairs.
     """
@@ -89,7 +89,6 @@ def propose(
         raise InvariantError("AOS9001", f"a proposal breaks its bounds: {'; '.join(broken)}")
     if proposal == current:
         return current, ""
-    proposal = replace(proposal, version=current.version + 1)
     mean = evidence.score / evidence.attempts if evidence.attempts else 0.0
     reason = (
         f"expected regret {regret:.4f}, {drifts} agents changed, mean score {mean:.3f} "

@@ -209,7 +209,7 @@ STRATEGY = Record(
     "A policy in force; view, key <name>",
     (
         need("name", TEXT, "The learning domain it governs, or * for all"),
-        need("version", I64, "One more with each change"),
+        need("version", I64, "Next offset of the experiences it rests on; grows with each change"),
         need("status", TEXT, "active, proposed or rejected"),
         need("exploration", F32, "Factor on the posterior's deviation, .25 to 2"),
         need("floor", F32, "Least chance of an agent on trial, 0 to .05"),
@@ -246,7 +246,7 @@ SETTING = Record(
     (
         need("name", TEXT, "Name of the setting"),
         need("value", TEXT, "As JSON"),
-        need("version", I64, "One more with each change"),
+        need("version", I64, "Next offset of the experiences it rests on; grows with each change"),
         need("changed_at", TIME, "When", "UTC"),
         may("changed_by", TEXT, "Who"),
     ),

@@ -110,15 +110,22 @@ class Gathered(NamedTuple):
 def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: DeadLetters) -> Gathered:
     """All readable rows of `raws`, in order; messages of unknown tenants or that cannot be read are dead."""
     batches: list[pa.RecordBatch] = []
+    sizes: list[int] = []
     places: list[int] = []
     found: list[Any] = []  # parsed objects
     found_places: list[int] = []
     errors: dict[tuple[int, int], RecordError] = {}
-    for index, raw in enumerate(raws):
+    in_json = [objects.is_json(raw.value, raw.headers) for raw in raws]
+    streams = [index for index, json in enumerate(in_json) if not json]
+    together = _together([raws[index] for index in streams], record, tenants)
+    if together is not None:
+        batches, sizes, places = [together[0]], together[1], streams
+    for index in range(len(raws)) if together is None else np.flatnonzero(in_json).tolist():
+        raw = raws[index]
         try:
             if tenant_of(raw.topic, tenants) is None:
                 raise RecordError("AOS1013", raw.topic)
-            if objects.is_json(raw.value, raw.headers):
+            if in_json[index]:
                 row, error = objects.parse_row(raw.value, record)
                 found.append(row)
                 found_places.append(index)
@@ -127,22 +134,32 @@ def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: De
                 continue
             rows, bad = wire.decode_rows(raw.value, raw.headers, record)
             batches.append(rows)
+            sizes.append(rows.num_rows)
             places.append(index)
             errors |= {(index, row): wrong for row, wrong in bad.items()}
         except RecordError as error:
             dead.message(raw, error.code, error.detail)
-    return _joined(record, batches, places, found, found_places, errors)
+    return _joined(record, batches, sizes, places, found, found_places, errors)
+
+
+def _together(
+    raws: Sequence[Raw], record: Record, tenants: Sequence[str]
+) -> tuple[pa.RecordBatch, list[int]] | None:
+    """The quick way for many messages; None when one of them needs a look of its own, or there is just one."""
+    if len(raws) < 2 or any(tenant_of(raw.topic, tenants) is None for raw in raws):
+        return None
+    return wire.decode_together([(raw.value, raw.headers) for raw in raws], record)
 
 
 def _joined(
     record: Record,
     batches: list[pa.RecordBatch],
+    sizes: list[int],
     places: list[int],
     found: list[Any],
     found_places: list[int],
     errors: dict[tuple[int, int], RecordError],
 ) -> Gathered:
-    sizes = [batch.num_rows for batch in batches]
     message = np.repeat(np.array(places + found_places, np.int64), sizes + [1] * len(found_places))
     row = np.concatenate([*(np.arange(size) for size in sizes), np.zeros(len(found), np.int64)])
     if found:

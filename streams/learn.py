@@ -90,7 +90,7 @@ def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[
             _note(state, domain, kind, count)
     corrects = pc.and_(pc.equal(rows.column("kind"), "correction"), free)
     if corrects.true_count:
-        _correct(state, rows.filter(corrects), settings.discount)
+        _correct(state, batch.rows.filter(corrects), settings.discount)
     if len(state.news) > NEWS_MAX:
         known = state.learner.cells.kinds
         state.news = {key: item for key, item in state.news.items() if key[0] in known}
@@ -164,8 +164,10 @@ def _outcomes(rows: pa.RecordBatch) -> Outcomes:
 
 
 def _correct(state: State, rows: pa.RecordBatch, discount: float) -> None:
-    for row in rows.select(["request_id", "step_name", "score"]).to_pylist():
-        changed = state.learner.correct(row["request_id"], row["step_name"], row["score"], discount)
+    for row in rows.select(["tenant", "request_id", "step_name", "score"]).to_pylist():
+        changed = state.learner.correct(
+            row["tenant"], row["request_id"], row["step_name"], row["score"], discount
+        )
         if changed is not None:
             _note(state, *changed, 1)
 

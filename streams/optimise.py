@@ -1,11 +1,12 @@
 """optimise: follows each learning domain's evidence with its policy, within the guard's bounds.
 
-in: aos.experiences (kinds attempt and request); views: beliefs, patterns
+in: aos.experiences (kinds attempt and request); views: beliefs, patterns, strategies
 out: aos.strategies, key <domain>: the active policy, with reason and evidence
 key: the learning domain
 state: evidence since the last proposal and the policy in force, by domain (at most DOMAINS_MAX)
-order: a view: the last version of a name wins; a message read again counts its evidence again, which moves a proposal a
-    little and breaks nothing
+order: a view: the last version of a name wins. A version is the next offset of the experiences it rests on, as for
+    beliefs: messages read again after a crash find what was made of them in the view and adopt it, they never publish
+    another policy under a version that is out
 errors: AOS9001 when a proposal breaks a bound: a bug, it is not published
 cost: 1 us an experience; .2 ms a proposal, every `optimise_every` attempts of a domain
 source: analytics/tuning.py
@@ -14,7 +15,7 @@ source: analytics/tuning.py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,6 +62,10 @@ def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[
         course = state.courses[domain]
         if course.evidence.attempts < settings.optimise_every:
             continue
+        published = views["aos.strategies"].own(domain)
+        if published is not None and published.version > batch.offset:
+            course.evidence, course.strategy = Evidence(), published
+            continue
         beliefs: Beliefs = views["aos.beliefs"]
         patterns: Patterns = views["aos.patterns"]
         standings = beliefs.standings(domain)
@@ -73,8 +78,8 @@ def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[
             max(0, drifts - course.drifts),
         )
         course.evidence, course.drifts = Evidence(), drifts
-        if proposal.version != course.strategy.version:
-            course.strategy = proposal
+        if proposal != course.strategy:
+            course.strategy = replace(proposal, version=batch.offset + 1)
             outputs.append(_active(domain, course, reason, now))
     return Step(state, outputs)
 

@@ -45,9 +45,10 @@ class Raw(NamedTuple):
 class Batch:
     """The input of one `step`: one log message, decoded and validated.
 
-    For an edge processor (`Processor.edge`) `rows` is empty and `raws` holds all records of one fetch of
-    one partition. For all others `raws` is empty. `tick` marks a call that no record caused: folds never
-    get one (their ticks are rows of their own log), journals and views do, with `rows` empty.
+    For an edge processor (`Processor.edge`) `rows` is empty and `raws` holds all records that waited, of all its
+    topics in one partition; `topic` and `offset` are those of the first. For all others `raws` is empty.
+    `tick` marks a call that no record caused: folds never get one (their ticks are rows of their own log),
+    journals and views do, with `rows` empty.
     `topic` is the name without prefix (``aos.tasks``); `offset` is that of the (first) record.
     """
 

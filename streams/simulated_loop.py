@@ -20,7 +20,7 @@ from aos.streams.simulated_log import NO_ROWS, World, joined
 
 TICK_US_MIN = 5_000  # the shell's bounds: a state that is always due must not spin
 MESSAGES_MAX = 6  # of one topic in one round
-RAWS_MAX = 8  # of one fetch of an edge
+RAWS_MAX = 8  # of one topic in a round of an edge
 LATE_US_MAX = 200_000  # how late what a dead process sent may land
 DEATHS = ("before", "dead", "first", "rest", "after")
 DEAD_LETTERS = "aos.dead-letters"
@@ -165,11 +165,10 @@ class Loop:
         topics = self.waiting()
         if self._tick_due() and not (topics and self.processor.law is Law.FOLD):
             self._tick(said)
-        for topic in topics:
-            if self.processor.edge:
-                self._take_raws(topic, said)
-            else:
-                self._take(topic, said)
+        if self.processor.edge and topics:
+            self._take_raws(topics, said)
+        for topic in () if self.processor.edge else topics:
+            self._take(topic, said)
         if death == "before":
             raise Died
         for recall in said.recalls:
@@ -214,16 +213,18 @@ class Loop:
             self._step(batch, said, muted=offset < self.committed[topic])
             self.positions[topic] = offset + 1
 
-    def _take_raws(self, topic: str, said: _Said) -> None:
-        log, first = self.world.read(topic, self.partition), self.positions[topic]
-        entries = log[first : first + self.world.random.randint(1, RAWS_MAX)]
-        raws = [
-            Raw(topic, self.partition, first + i, e.appended_at, e.key, e.value, e.headers)
-            for i, e in enumerate(entries)
-        ]
-        self.now = max(self.now, *(entry.appended_at for entry in entries))
-        self._step(Batch(topic, self.partition, first, NO_ROWS, raws), said)
-        self.positions[topic] = first + len(entries)
+    def _take_raws(self, topics: Sequence[str], said: _Said) -> None:
+        raws: list[Raw] = []
+        for topic in topics:
+            log, first = self.world.read(topic, self.partition), self.positions[topic]
+            entries = log[first : first + self.world.random.randint(1, RAWS_MAX)]
+            raws += [
+                Raw(topic, self.partition, first + i, e.appended_at, e.key, e.value, e.headers)
+                for i, e in enumerate(entries)
+            ]
+            self.positions[topic] = first + len(entries)
+        self.now = max(self.now, *(raw.appended_at for raw in raws))
+        self._step(Batch(raws[0].topic, self.partition, raws[0].offset, NO_ROWS, raws), said)
 
     def _step(self, batch: Batch, said: _Said, muted: bool = False) -> None:
         result = self.processor.step(self.state, batch, self.now, self.views(), self.world.seed)

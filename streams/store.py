@@ -200,11 +200,12 @@ def _experiences(rows: pa.Table, places: Places, payloads: bool) -> Parts:
     """Attempts, ends of requests, and all else (corrections, foreign events, ignored answers) as notes."""
     kind = rows.column("kind")
     attempt, request = pc.equal(kind, "attempt"), pc.equal(kind, "request")
+    other = pc.invert(pc.is_in(kind, pa.array(["attempt", "request", "tick"])))  # ticks are learn's clock
     found: Parts = []
     for table, mask in (
         ("attempt", attempt),
         ("result", request),
-        ("note", pc.invert(pc.or_(attempt, request))),
+        ("note", other),
     ):
         part = rows.filter(mask)
         if part.num_rows:

@@ -83,7 +83,7 @@ MINE = Processor(
     initial=mine.initial, step=mine.step, dump=mine.dump, load=mine.load,
 )  # fmt: skip
 OPTIMISE = Processor(
-    "optimise", Law.VIEW, views=("aos.beliefs", "aos.patterns"),
+    "optimise", Law.VIEW, views=("aos.beliefs", "aos.patterns", "aos.strategies"),
     reads=("aos.experiences",), writes=("aos.strategies",),
     initial=optimise.initial, step=optimise.step, dump=optimise.dump, load=optimise.load,
 )  # fmt: skip

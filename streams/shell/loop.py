@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -30,6 +30,14 @@ from aos.streams.shell.reader import raw_of
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
+
+
+class Done(NamedTuple):
+    """What a round took of one topic: offsets from `first` to before `end`."""
+
+    item: Input
+    first: int
+    end: int
 
 
 class Loop:
@@ -135,16 +143,12 @@ class Loop:
     async def _round(self) -> None:
         """Some steps, their outputs, their acks, then the ack of what caused them."""
         began = time.perf_counter()
-        out, done = Outgoing(), []
+        out = Outgoing()
         items = self._runnable()
         if self._until_tick() <= 0 and not (items and self.kit.processor.law is Law.FOLD):
             await self._tick(out)  # a fold's clock is its log: while something comes it needs no tick
-        for item in items:
-            first = item.position
-            go_on = self._take_raws(item, out) if self.kit.processor.edge else self._take(item, out, began)
-            done.append((item, first, item.position))
-            if not go_on:
-                break
+        take = self._take_raws if self.kit.processor.edge else self._take_messages
+        done = take(items, out, began)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
         self._gather.goes()
@@ -159,6 +163,17 @@ class Loop:
         if not self.stopping:
             await self._apply_holds()
             self.between(self)
+
+    def _take_messages(self, items: Sequence[Input], out: Outgoing, began: float) -> list[Done]:
+        """Messages of one topic after the other, until the round is full."""
+        done: list[Done] = []
+        for item in items:
+            first = item.position
+            go_on = self._take(item, out, began)
+            done.append(Done(item, first, item.position))
+            if not go_on:
+                break
+        return done
 
     def _take(self, item: Input, out: Outgoing, began: float) -> bool:
         """Step the messages of one topic in order, within the bounds of a round; False to end the round."""
@@ -195,27 +210,34 @@ class Loop:
         self._count(raw, rows.num_rows)
         return self._step(Batch(item.topic, self.partition, record.offset, rows), raw, out, muted)
 
-    def _take_raws(self, item: Input, out: Outgoing) -> bool:
-        """All that waits on one topic of an edge as one batch."""
+    def _take_raws(self, items: Sequence[Input], out: Outgoing, began: float) -> list[Done]:
+        """What waits on all topics of an edge as one batch: a tenant's topic more must not be a step more."""
         raws: list[Raw] = []
-        size = 0
-        muted = False
-        while item.queue and len(raws) < self.kit.options.gather_rows and size < self.kit.options.round_bytes:
+        done: list[Done] = []
+        for left, item in zip(range(len(items), 0, -1), items, strict=True):
+            first = item.position
+            raws += self._some_of(item, (self.kit.options.gather_rows - len(raws)) // left)
+            done.append(Done(item, first, item.position))
+        if raws:
+            self.now = max(self.now, max(raw.appended_at for raw in raws))
+            batch = Batch(raws[0].topic, self.partition, raws[0].offset, NO_ROWS, raws)
+            self._step(batch, raws[0], out, muted=False)
+        return done
+
+    def _some_of(self, item: Input, most: int) -> list[Raw]:
+        """At least one and about `most` records of a topic, a topic's share of what a round takes."""
+        raws: list[Raw] = []
+        size, full = 0, self.kit.options.round_bytes // len(self.inputs)
+        while item.queue and len(raws) < max(1, most) and size < full:
             record = item.queue.popleft()
             size += len(record.value or b"")
             if record.offset < item.position:
                 continue
             raws.append(raw_of(record, self.kit.options.prefix))
             item.position = record.offset + 1
-            muted = record.offset < item.committed
             self._count(raws[-1], 1)
         item.waiting_bytes = 0 if not item.queue else max(0, item.waiting_bytes - size)
-        if not raws:
-            return True
-        self.now = max(self.now, max(raw.appended_at for raw in raws))
-        return self._step(
-            Batch(item.topic, self.partition, raws[0].offset, NO_ROWS, raws), raws[0], out, muted
-        )
+        return raws
 
     def _count(self, raw: Raw, rows: int) -> None:
         metrics = self.kit.metrics
@@ -246,13 +268,17 @@ class Loop:
             out.add(result)
 
     def _failed(self, batch: Batch, raw: Raw, out: Outgoing, muted: bool, error: Exception) -> bool:
-        """A bug in a step. Without state the message is buried; with state, what the step left behind cannot be
-        trusted: the partition is restored and the message skipped when it comes again."""
+        """A bug in a step. Without state the message is buried (an edge's messages are tried one by one); with
+        state, what the step left behind cannot be trusted: the partition is restored and the message skipped when it
+        comes again."""
         name = self.kit.processor.name
         log.error("%s/%d: step failed at %s %d", name, self.partition, raw.topic, raw.offset, exc_info=error)
         if self.kit.processor.law is Law.ROW:
-            for each in batch.raws or (raw,):
-                self._bury(each, "AOS9001", repr(error), out, muted)
+            if len(batch.raws) > 1:  # find the one it fails on: the others must not suffer
+                for one in batch.raws:
+                    self._step(Batch(one.topic, self.partition, one.offset, NO_ROWS, [one]), one, out, muted)
+            else:
+                self._bury(raw, "AOS9001", repr(error), out, muted)
             return True
         self._rewinding = True
         self.stop()

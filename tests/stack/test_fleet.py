@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from aos.infra.migrate import migrate
 from aos.infra.store import forget
 from aos.infra.up import Up
 from tests.stack.loopkit import produce_json, read_topic, running, settings_for, sql, sql_until
@@ -65,6 +66,8 @@ def test_a_stopped_service_is_suspected_then_gone_and_its_work_done_by_another(
 def test_after_a_restart_agents_beliefs_patterns_and_strategies_are_the_same(
     bootstrap: str, database_url: str, topic_prefix: str
 ) -> None:
+    migrate(database_url)
+    forget(database_url)  # other tests' fleets
     settings = settings_for(bootstrap, database_url, topic_prefix, mine_every=100, optimise_every=100)
     with running(settings, services=1) as up:
         steps = [{"name": "a", "require": ["shout"]}, {"name": "b", "require": ["join"], "after": ["a"]}]

@@ -80,13 +80,19 @@ def bytes_of(state: learn.State) -> dict[str, bytes]:
     return {name: rows.serialize().to_pybytes() for name, rows in learn.dump(state).items()}
 
 
-def correction(serial: int, score: float, step_name: str | None = None) -> pa.RecordBatch:
+def correction(
+    serial: int, score: float, step_name: str | None = None, tenant: str = "world"
+) -> pa.RecordBatch:
     row = learn.tick(0, START).to_pylist()[0]
     id = serial.to_bytes(8, "little") * 2
     return codec.from_dicts(
         "experience",
-        [{**row, "kind": "correction", "request_id": id, "score": score, "step_name": step_name}],
-    )
+        [
+            {
+                **row, "kind": "correction", "tenant": tenant, "request_id": id, "score": score, "step_name": step_name,
+            }
+        ],
+    )  # fmt: skip
 
 
 def state_of_cells(state: learn.State) -> dict[str, Any]:
@@ -153,6 +159,12 @@ def test_a_later_correction_replaces_an_earlier_one() -> None:
     first, _ = run([message(0), correction(5, 0.9), correction(5, 0.25)])
     only, _ = run([message(0), correction(5, 0.25)])
     np.testing.assert_allclose(state_of_cells(first)["moment"], state_of_cells(only)["moment"], atol=1e-12)
+
+
+def test_a_correction_of_another_tenant_changes_nothing() -> None:
+    for tenant in ("other", "worl", "", "world/part"):
+        corrected, _ = run([message(0), correction(5, 0.25, tenant=tenant)])
+        assert state_of_cells(corrected) == state_of_cells(run([message(0)])[0])
 
 
 def test_a_correction_of_another_step_or_request_changes_nothing() -> None:

@@ -37,8 +37,12 @@ def believed(scores: list[float], deviation: float, drifts: int = 0, kind: str =
     return beliefs
 
 
-def views(beliefs: Beliefs | None = None) -> Views:
-    found = {"aos.beliefs": beliefs or Beliefs(), "aos.patterns": Patterns()}
+def views(beliefs: Beliefs | None = None, strategies: Strategies | None = None) -> Views:
+    found = {
+        "aos.beliefs": beliefs or Beliefs(),
+        "aos.patterns": Patterns(),
+        "aos.strategies": strategies or Strategies(),
+    }
     return Views(settings=Settings(optimise_every=100), views=found)
 
 
@@ -57,13 +61,16 @@ def attempts(count: int, start: int = 0, **more: Any) -> pa.RecordBatch:
 
 
 def run(
-    state: optimise.State, beliefs: Beliefs | None, *messages: pa.RecordBatch
+    state: optimise.State,
+    beliefs: Beliefs | None,
+    *messages: pa.RecordBatch,
+    start: int = 0,
+    published: Strategies | None = None,
 ) -> tuple[optimise.State, list[Output]]:
     outputs: list[Output] = []
-    for offset, rows in enumerate(messages):
-        result = optimise.step(
-            state, Batch("aos.experiences", 0, offset, rows), START + offset, views(beliefs), 1
-        )
+    for offset, rows in enumerate(messages, start):
+        batch = Batch("aos.experiences", 0, offset, rows)
+        result = optimise.step(state, batch, START + offset, views(beliefs, published), 1)
         state = result.state
         outputs += result.outputs
     return state, outputs
@@ -80,7 +87,9 @@ def test_exploration_falls_as_the_posteriors_settle_and_rises_after_a_drift() ->
     path = [DEFAULT.exploration, *(row["exploration"] for row in rows)]
     assert path == sorted(path, reverse=True)
     assert path[-1] < 0.3
-    assert [row["version"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["version"] for row in rows] == list(
+        range(1, len(rows) + 1)
+    )  # each message proposed: next offsets
     drifted = believed([0.9, 0.3], 0.01, drifts=1)
     state, outputs = run(state, drifted, attempts(100))
     (row,) = policies(outputs)
@@ -88,6 +97,20 @@ def test_exploration_falls_as_the_posteriors_settle_and_rises_after_a_drift() ->
     assert "1 agents changed" in row["reason"]
     _, outputs = run(state, drifted, attempts(100))
     assert "0 agents changed" in policies(outputs)[0]["reason"]  # told once
+
+
+def test_messages_read_again_adopt_what_was_published_though_the_beliefs_moved_on() -> None:
+    settled = believed([0.9, 0.3], 0.01)
+    _, outputs = run(optimise.initial(0), settled, *[attempts(100)] * 3)
+    out = Strategies()
+    for output in outputs:
+        out.apply(output.key or b"", output.rows)
+    otherwise = believed([0.9, 0.3], 0.01, drifts=3)
+    state, again = run(optimise.initial(0), otherwise, *[attempts(100)] * 3, published=out)
+    assert not again
+    assert state.courses["default"].strategy == out.of("default")
+    _, fresh = run(state, otherwise, attempts(100), start=3, published=out)
+    assert [row["version"] for row in policies(fresh)] == [4]
 
 
 def test_nothing_new_is_no_new_version() -> None:

@@ -301,6 +301,41 @@ async def test_loop_of_an_edge_gathers_what_comes_while_its_outputs_are_in_the_a
     await task
 
 
+async def test_loop_of_an_edge_takes_all_topics_in_one_step_and_no_topic_all_of_it(
+    given: Given, world: World
+) -> None:
+    taken = []
+
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        taken.append([raw.topic for raw in batch.raws])
+        return Step(state)
+
+    loop = given(step, Law.ROW, ("a", "b"), edge=True, gather_rows=8)
+    loop.feed(bundle("a", *[b"1"] * 20))
+    loop.feed(bundle("b", b"1", b"1"))
+    await turn(loop)
+    assert taken[0] == ["a"] * 4 + ["b"] * 2
+    assert [topic for round in taken for topic in round].count("a") == 20
+    assert ("finished", "b", 0, 2) in world.events
+
+
+async def test_loop_of_an_edge_buries_only_the_message_its_step_fails_on(given: Given, world: World) -> None:
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        if any(raw.value == b"2" for raw in batch.raws):
+            raise ZeroDivisionError
+        return Step(state, [Output("out", rows(*[int(raw.value) for raw in batch.raws]))])
+
+    loop = given(step, Law.ROW, ("a", "b"), edge=True)
+    loop.feed(bundle("a", b"1", b"2"))
+    loop.feed(bundle("b", b"3"))
+    await turn(loop)
+    dead, *rest = world.sent
+    assert dead.topic == "aos.dead-letters"
+    assert loop.kit.metrics.dead_letters == 1
+    assert loop.kit.metrics.rows_out == 3  # 1, 3 and the dead letter
+    assert rest
+
+
 def test_gather_lets_an_idle_edge_go_at_once() -> None:
     gather = Gather(Options("", gather_s=0.025, gather_rows=512))
     assert gather.delay(1) == 0

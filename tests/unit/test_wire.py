@@ -308,6 +308,35 @@ def test_spliced_bytes_never_crash(junk: bytes, place: int, lost: int) -> None:
     read_safely(PLAIN[:place] + junk + PLAIN[place + lost :])
 
 
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_messages_read_together_are_those_read_one_by_one_or_none_is(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    messages = []
+    for _ in range(count):
+        value = bytearray(wire.encode(tasks(chance.randrange(4)), TASK)[0])
+        for _ in range(chance.choice((0, 0, 0, 1, 3))):
+            value[chance.randrange(len(value))] = chance.choice((0, 0x7C, 0x7F, 0xFF, chance.randrange(256)))
+        messages.append((bytes(value), {}))
+    found = wire.decode_together(messages, TASK)
+    alone = [read_row_wise(value) for value, _ in messages]
+    if found is None:
+        assert any(one is None for one in alone)
+    else:
+        rows, counts = found
+        assert counts == [one.num_rows for one in alone if one is not None]
+        assert rows.equals(pa.concat_batches([one for one in alone if one is not None]))
+
+
+def read_row_wise(value: bytes) -> pa.RecordBatch | None:
+    """The rows of a message that an edge finds nothing wrong with, and that needs no cast."""
+    try:
+        rows, bad = wire.decode_rows(value, {}, TASK)
+    except RecordError:
+        return None
+    return None if bad or not value.startswith(TASK.schema_bytes) else rows
+
+
 def test_mutated_rows_are_caught_by_the_checksum() -> None:
     value, headers = wire.encode(tasks(), TASK)
     broken = value[:-100] + bytes([value[-100] ^ 1]) + value[-99:]
