@@ -141,7 +141,8 @@ class Processor:
     pure transition (it may update `state` in place and return it), `dump`/`load` turn a state into Arrow
     record batches by name and back, byte for byte. A journal has `journal`, the topic of its own decisions,
     and `adopt(state, batch)`, which takes in decisions made since the snapshot. Partition `p` of every topic in
-    `reads` belongs to the same state: the topics are co-partitioned.
+    `reads` belongs to the same state: the topics are co-partitioned. While messages flow, the broker may collect them
+    for `patience_s` before they are handed over: fewer, larger fetches for what is in no hurry.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Processor:
     step: Callable[[Any, Batch, int, Views, int], Step[Any]]
     views: tuple[str, ...] = ()
     edge: bool = False
+    patience_s: float = 0.0
     dump: Callable[[Any], dict[str, pa.RecordBatch]] | None = None
     load: Callable[[int, Mapping[str, pa.RecordBatch]], Any] | None = None
     journal: str | None = None

@@ -68,27 +68,27 @@ ALLOCATE = Processor(
 
 # what is learned
 COLLECT = Processor(
-    "collect", Law.ROW,
+    "collect", Law.ROW, patience_s=0.1,
     reads=("aos.trails", "aos.corrections", "aos.sightings"), writes=("aos.experiences",),
     initial=collect.initial, step=collect.step,
 )  # fmt: skip
 LEARN = Processor(
-    "learn", Law.FOLD,
+    "learn", Law.FOLD, patience_s=0.1,
     reads=("aos.experiences",), writes=("aos.beliefs",),
     initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load, tick=learn.tick,
 )  # fmt: skip
 MINE = Processor(
-    "mine", Law.FOLD,
+    "mine", Law.FOLD, patience_s=0.25,
     reads=("aos.experiences",), writes=("aos.patterns",),
     initial=mine.initial, step=mine.step, dump=mine.dump, load=mine.load,
 )  # fmt: skip
 OPTIMISE = Processor(
-    "optimise", Law.VIEW, views=("aos.beliefs", "aos.patterns", "aos.strategies"),
+    "optimise", Law.VIEW, patience_s=0.25, views=("aos.beliefs", "aos.patterns", "aos.strategies"),
     reads=("aos.experiences",), writes=("aos.strategies",),
     initial=optimise.initial, step=optimise.step, dump=optimise.dump, load=optimise.load,
 )  # fmt: skip
 STORE = Processor(
-    "store", Law.SINK,
+    "store", Law.SINK, patience_s=0.2,
     reads=store.READS, writes=(),
     initial=store.initial, step=store.step,
 )  # fmt: skip

@@ -34,12 +34,15 @@ POLL_S = 1.0  # how long a fetch that finds nothing waits in the consumer
 BUSY_POLL_S = 0.02  # while one partition is full, look after it again so soon
 BUSY_FETCH_MS = 20  # a fetch in the air hides a partition that was just sought or released, for so long
 IDLE_FETCH_MS = 500
+PATIENT_BYTES = 1024 * 1024  # a patient fetch comes back before its time when so much is there
 
 
 class Port(Protocol):
     """What a consumer feeds: the partitions of one processor."""
 
     def wants(self, tp: TP) -> bool: ...
+
+    def patience_s(self) -> float: ...
 
     async def restore(
         self, tps: Iterable[TP], committed: Mapping[TP, int | None], generation: int
@@ -77,7 +80,11 @@ class SafeThread(drv.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         options: Options = self.app.options  # type: ignore[attr-defined]
-        fetcher_setting = {"_fetch_max_wait_ms": BUSY_FETCH_MS, "_fetch_max_bytes": options.fetch_bytes}
+        fetcher_setting = {
+            "_fetch_max_wait_ms": BUSY_FETCH_MS,
+            "_fetch_min_bytes": 1,
+            "_fetch_max_bytes": options.fetch_bytes,
+        }
         for name, value in fetcher_setting.items():
             if not hasattr(consumer, name):
                 raise AttributeError(f"aiokafka's consumer has no {name}: the pins changed")
@@ -121,9 +128,10 @@ class SafeThread(drv.AIOKafkaConsumerThread):
         self._ensure_consumer().seek(TopicPartition(*tp), offset)
         self._ensure_consumer().pause(TopicPartition(*tp))
 
-    def fetch_wait(self, milliseconds: int) -> None:
-        """How long the broker may keep a fetch that finds nothing; an attribute read at each fetch."""
-        self._ensure_consumer()._fetcher._fetch_max_wait_ms = milliseconds
+    def fetch_rule(self, wait_ms: int, least_bytes: int) -> None:
+        """How long the broker may keep a fetch for which it has less; attributes read at each fetch."""
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes = wait_ms, least_bytes
 
 
 class NoOffsets(dict[TP, int | None]):
@@ -147,6 +155,7 @@ class SafeConsumer(drv.Consumer):
         self.flights: dict[TP, Flight] = {}
         self._epochs: dict[TP, int] = defaultdict(int)
         self._held: set[TP] = set()
+        self._flowing = False  # whether the last fetch found something
         self._moving: set[TP] = set()  # being sought: whatever is fetched now is from the old place
         self._restored: tuple[int, frozenset[TP]] | None = None
         self._restoring = asyncio.Lock()
@@ -189,10 +198,23 @@ class SafeConsumer(drv.Consumer):
             await asyncio.sleep(BUSY_POLL_S)
             return {}
         epochs = {tp: self._epochs[tp] for tp in wanted}
-        self.thread.fetch_wait(BUSY_FETCH_MS if self._held else IDLE_FETCH_MS)
         full = len(wanted) < len(active - self._held)
-        found = await self.thread.getmany(wanted, BUSY_POLL_S if full else timeout)
+        found = await self.thread.getmany(wanted, min(self._fetch_rule(), BUSY_POLL_S if full else timeout))
+        self._flowing = bool(found)
         return {tp: [self._register(tp, records)] for tp, records in self._current(found, epochs)}
+
+    def _fetch_rule(self) -> float:
+        """Say how the next fetches are made; how long to wait for one before looking again.
+
+        The first record after a rest comes at once. While records flow, the broker collects for as long as the port
+        has patience: a fetch costs the same whatever is in it.
+        """
+        patience = self.port.patience_s()
+        if self._held or not (self._flowing and patience):
+            self.thread.fetch_rule(BUSY_FETCH_MS if self._held else IDLE_FETCH_MS, 1)
+            return POLL_S
+        self.thread.fetch_rule(round(patience * 1e3), PATIENT_BYTES)
+        return 2 * patience
 
     def _current(
         self, found: Mapping[Any, list[Any]], epochs: Mapping[TP, int]

@@ -57,7 +57,7 @@ class Loop:
         self.moved_at = time.monotonic()
         self.steps_since_snapshot = 0
         self._wake = asyncio.Event()
-        self._gather = Gather(kit.options)
+        self.gather = Gather(kit.options)
         self._ticked_at = float("-inf")
         self._wanted_holds: frozenset[str] = frozenset()
         self._rewinding = False
@@ -118,7 +118,7 @@ class Loop:
         """Seconds until the next round may begin."""
         waiting = sum(len(item.queue) for item in self._runnable())
         if waiting:
-            return self._gather.delay(waiting) if self.kit.processor.edge else 0.0
+            return self.gather.delay(waiting) if self.kit.processor.edge else 0.0
         return self._until_tick()
 
     @property
@@ -151,11 +151,11 @@ class Loop:
         done = take(items, out, began)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
-        self._gather.goes()
+        self.gather.goes()
         self.kit.metrics.rounds += 1
         self.kit.metrics.step_s += time.perf_counter() - began
         await self.send(out)
-        self._gather.acked()
+        self.gather.acked()
         for item, first, end in done:
             if end > first:
                 self.kit.consumer.finished(item.tp, first, end)

@@ -48,6 +48,10 @@ class Runner:
         item = loop.inputs[self._name(tp)]
         return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
 
+    def patience_s(self) -> float:
+        waits = [loop.gather.wait_s for loop in self.loops.values()] if self.kit.processor.edge else []
+        return max(waits, default=self.kit.processor.patience_s)
+
     def feed(self, bundle: Bundle) -> None:
         loop = self.loops.get(bundle.partition)
         if loop is not None and self.kit.consumer.is_current(bundle):

@@ -71,6 +71,9 @@ class SinkRunner:
         item = self.inputs.get(tp)
         return item is not None and not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
 
+    def patience_s(self) -> float:
+        return self.kit.processor.patience_s
+
     def feed(self, bundle: Bundle) -> None:
         item = self.inputs.get(bundle.tp)
         if item is None or item.held or self._stopping or not self.kit.consumer.is_current(bundle):

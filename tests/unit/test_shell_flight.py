@@ -98,6 +98,7 @@ class Thread:
         self.commits: list[dict[TP, int]] = []
         self.sought: list[dict[TP, int]] = []
         self.while_fetching: Any = None
+        self.rules: list[tuple[int, int]] = []
 
     async def here(self, call: Any) -> Any:
         return await call
@@ -119,7 +120,8 @@ class Thread:
         self.commits.append(dict(offsets))
         return True
 
-    def fetch_wait(self, milliseconds: int) -> None: ...
+    def fetch_rule(self, wait_ms: int, least_bytes: int) -> None:
+        self.rules.append((wait_ms, least_bytes))
 
 
 class Port:
@@ -127,6 +129,10 @@ class Port:
 
     def __init__(self, at: int = 0) -> None:
         self.at, self.restores, self.settles = at, 0, 0
+        self.patience = 0.0
+
+    def patience_s(self) -> float:
+        return self.patience
 
     def wants(self, tp: TP) -> bool:
         return True
@@ -147,6 +153,7 @@ def consumer() -> Any:
     found.app.topics.acks_enabled_for.return_value = True
     found._thread = Thread()  # type: ignore[assignment]
     found.flights, found._held, found._moving, found._restored = {}, set(), set(), None
+    found._flowing = False
     found._epochs = {HERE: 0}
     found._restoring, found._committing = asyncio.Lock(), asyncio.Lock()
     found.once_restored = asyncio.Event()
@@ -166,6 +173,21 @@ async def test_consumer_hands_over_one_bundle_a_partition_and_fetch(consumer: An
     assert await consumer.commit()
     assert consumer._thread.commits == [{HERE: 5}]
     assert not await consumer.commit()  # nothing new
+
+
+async def test_consumer_collects_while_records_flow_and_takes_the_first_one_after_a_rest_at_once(
+    consumer: Any,
+) -> None:
+    consumer.app.port.patience = 0.1
+    for found in ({}, {HERE: records(0)}, {HERE: records(1)}, {}, {}):
+        consumer._thread.fetched = found
+        await consumer._getmany({HERE}, 1.0)
+    waits = [wait_ms for wait_ms, _ in consumer._thread.rules]
+    assert waits == [500, 500, 100, 100, 500]
+    assert [least == 1 for _, least in consumer._thread.rules] == [True, True, False, False, True]
+    consumer._held.add(HERE)  # what is sought or released must not hide behind a long fetch
+    await consumer._getmany({HERE}, 1.0)
+    assert consumer._thread.rules[-1] == (20, 1)
 
 
 async def test_consumer_restores_once_for_two_seeks_and_again_after_a_revocation(consumer: Any) -> None:
