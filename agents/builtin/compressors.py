@@ -26,7 +26,7 @@ from typing import Any
 from aos.agents import Answer, Refuse, Service, Work
 
 FAULTS = "AOS_DEMO_FAULTS"  # a JSON file {agent: "slow" or "faulty"}: what goes wrong inside an agent
-SLOWED = 12  # how often a slowed agent does its work over
+SLOWED = 1.25  # share of its CPU budget that a slowed agent uses up, doing its work over and over
 FAULTY_EVERY = 2  # which of its outputs a faulty agent damages
 HEAD = 4  # bytes of the length of the header in a compressed piece
 
@@ -64,13 +64,14 @@ def modern() -> dict[str, Codec]:
     return found
 
 
-def squeeze(agent: str, name: str, compress: Bytes, data: bytes) -> Answer:
+def squeeze(agent: str, name: str, compress: Bytes, data: bytes, budget_us: int = 0) -> Answer:
     """Compress; the answer is a header (codec, CPU time, size of the original) and the compressed bytes."""
     fault = fault_of(agent)
     begun = time.thread_time_ns()
     body = compress(data)
     if fault == "slow":
-        for _ in range(SLOWED - 1):
+        compress(data)
+        while time.thread_time_ns() - begun < SLOWED * budget_us * 1000:
             compress(data)
     cpu_us = (time.thread_time_ns() - begun) // 1000
     if fault == "faulty" and zlib.crc32(data) % FAULTY_EVERY == 0:
@@ -138,7 +139,7 @@ def compressors(service: Service, codecs: dict[str, Codec], rename: Callable[[st
         def handler(work: Work, agent: str = agent, name: str = name, compress: Bytes = compress) -> Any:
             if work.payload is None:
                 raise Refuse("there is nothing to compress", retryable=False)
-            return asyncio.to_thread(squeeze, agent, name, compress, work.payload)
+            return asyncio.to_thread(squeeze, agent, name, compress, work.payload, work.budget_cpu_us or 0)
 
         service.agent(agent, capabilities=["compress"], capacity=8, description=f"compresses with {name}")(
             handler

@@ -46,6 +46,10 @@ FIGURES: dict[str, tuple[str, str]] = {
         "Mean score of the control arm",
         f"SELECT avg(coalesce(score, 0)) FROM aos.tasks WHERE {HERE} AND policy = 'round-robin'",
     ),
+    "score_sample_mean": (
+        "Mean score over the sample of all compressors: what a choice without knowledge gets there",
+        f"SELECT avg(score) FROM {_SAMPLES}",
+    ),
     "score_best_single": (
         "Mean score of the compressor that was best on the sample all of them ran",
         f"SELECT max(mean) FROM (SELECT avg(score) AS mean FROM {_SAMPLES} GROUP BY agent) agents",

@@ -142,8 +142,9 @@ def _scores(found: dict[str, Any]) -> list[str]:
     for name, what in (
         ("score_learned", "learned arm"),
         ("score_round_robin", "round robin, the control arm"),
-        ("score_best_single", "best single compressor in hindsight (sample)"),
-        ("score_oracle_sample", "oracle (sample: all compressors really ran)"),
+        ("score_sample_mean", "any compressor, on a sample that all of them really ran"),
+        ("score_best_single", "best single compressor in hindsight, same sample"),
+        ("score_oracle_sample", "oracle, same sample"),
     ):
         lines.append(f"  {found[name]:.3f}  {what}")
     before, after = _shown(found["score_learned_before"]), _shown(found["score_learned_after"])

@@ -26,7 +26,7 @@ from aos.streams.topology import GROUPS
 
 IN_FLIGHT = 40
 CONTROL_EVERY = 10  # one task in ten goes round robin
-SAMPLE_PIECES = 36  # pieces that every compressor really runs
+SAMPLE_PIECES = 60  # pieces that every compressor really runs
 RESULT_S = 90.0
 COMPRESSORS = 12
 STARTED_S = 60.0

@@ -59,12 +59,15 @@ def test_a_fault_is_inside_the_agent_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(FAULTS, str(file))
     compress = CODECS["zlib-9"][0]
     big = bytes(range(256)) * 100
-    healthy, slow = (squeeze(agent, "zlib-9", compress, big) for agent in ("healthy", "slow-one"))
+    budget = 30_000
+    healthy, slow = (squeeze(agent, "zlib-9", compress, big, budget) for agent in ("healthy", "slow-one"))
     assert healthy.cpu_us is not None
     assert slow.cpu_us is not None
-    assert slow.cpu_us > 3 * healthy.cpu_us
+    assert healthy.payload is not None
     assert slow.payload is not None
-    assert verify(big, slow.payload, 10_000_000, RESTORE).score > 0  # type: ignore[operator]
+    assert verify(big, healthy.payload, budget, RESTORE).score > 0  # type: ignore[operator]
+    assert verify(big, slow.payload, budget, RESTORE).score == 0, "it used up more than its budget"
+    assert verify(big, slow.payload, 10_000_000, RESTORE).score > 0, "but restores exactly"  # type: ignore[operator]
     damaged = [squeeze("bad-one", "zlib-9", compress, TEXT + bytes([n])).payload or b"" for n in range(40)]
     good = [
         verify(TEXT + bytes([n]), payload, 10_000_000, RESTORE).score for n, payload in enumerate(damaged)
