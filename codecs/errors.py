@@ -43,7 +43,7 @@ CODES: dict[str, Code] = _table(
     ("AOS2001", "request", "the workflow has a cycle", "remove it: steps form a DAG"),
     ("AOS2002", "request", "a step names a step that is not there", "correct `after` or `judges`"),
     ("AOS2003", "request", "the workflow has too many steps", "split it"),
-    ("AOS2004", "request", "the payload is too large", "send at most 32 KiB, or a reference"),
+    ("AOS2004", "request", "text and payload are too large", "send at most 32 KiB"),
     ("AOS2005", "request", "nobody is eligible", "register an agent with these capabilities"),
     ("AOS2006", "request", "the budget cannot be met", "raise it or ask for less"),
     ("AOS2007", "request", "the deadline cannot be met", "allow more time"),
@@ -80,7 +80,12 @@ CODES: dict[str, Code] = _table(
     ("AOS5001", "settings", "an unknown setting", "see docs/settings.md"),
     ("AOS5002", "settings", "a setting is outside its range", "see docs/settings.md"),
     ("AOS5003", "settings", "two settings contradict each other", "see docs/settings.md"),
-    ("AOS5004", "settings", "a topic is missing or has other properties", "run `aos topics plan`"),
+    (
+        "AOS5004",
+        "settings",
+        "a topic is missing or has other properties",
+        "`aos migrate` makes it, or says what differs",
+    ),
     ("AOS5005", "settings", "the database schema is of another version", "run `aos migrate`"),
     # 6: the local stack
     ("AOS6001", "stack", "the local stack cannot start", "see the sentence; `aos doctor` tells more"),

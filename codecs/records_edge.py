@@ -226,14 +226,18 @@ CONTROL = Record(
     1,
     "An order (topic aos.controls)",
     (
-        need("action", TEXT, "cancel, redrive, pause, drain, resume, remove, approve or reject"),
+        need(
+            "action",
+            TEXT,
+            "cancel, redrive, pause, drain, resume or remove; approve and reject are refused as yet",
+        ),
         may("tenant", TEXT, "Tenant of the request; default when null"),
         may("id", TEXT, "Client's own id of the request to cancel or redrive (or request_id)"),
         may("request_id", ID, "Request to cancel or redrive (or id)"),
         may("home", I32, "The request's home, if known; else every partition is told"),
         may("agent", TEXT, "Agent to pause, drain, resume or remove"),
         may("service", TEXT, "Service to pause, drain, resume or remove"),
-        may("strategy", TEXT, "Strategy to approve or reject"),
+        may("strategy", TEXT, "Strategy to approve or reject; nobody reads it as yet"),
         may("reason", TEXT, "In words"),
     ),
 )
