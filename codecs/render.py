@@ -117,6 +117,7 @@ def topics() -> str:
         "Names are permanent; the setting `prefix` may stand before them. *per tenant*: tenant `t` of the settings has",
         "its own `<name>.t`, the plain name is the default tenant's; a row's tenant is its topic's, not the payload's.",
         "*spread*: as many partitions as the setting `partitions`, else one. Times are the broker's (LogAppendTime).",
+        "*reserved*: made and read, but no processor of this release writes it.",
         "",
         "| topic | record | | partitions | kept | message at most | what |",
         "|---|---|---|---|---|---|---|",
@@ -134,12 +135,14 @@ def _topic(topic: Topic) -> str:
             if topic.edge
             else []
         ),
+        *(["reserved"] if topic.reserved else []),
     ]
     kept = "latest of each key" if topic.compacted else f"{topic.retention_ms // 3_600_000} h"
     spread = "spread" if topic.spread else "1"
     size = f"{topic.bytes_max // 1024 // 1024} MiB"
     link = f"[{topic.record}](schemas.md#{topic.record})"
-    return f"| {name} | {link} | {', '.join(notes)} | {spread} | {kept} | {size} | {topic.doc} |"
+    what = f"{topic.doc}. Nothing writes it yet: {topic.reserved} will" if topic.reserved else topic.doc
+    return f"| {name} | {link} | {', '.join(notes)} | {spread} | {kept} | {size} | {what} |"
 
 
 PAGES = {"schemas.md": schemas, "errors.md": errors, "topics.md": topics}

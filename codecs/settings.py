@@ -5,6 +5,7 @@ Steps get the frozen object through `Views.settings`; nobody mutates it.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +16,17 @@ def setting(
     default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None
 ) -> Any:
     """A dataclass field that knows its meaning, unit and range."""
-    metadata = {"doc": doc, "unit": unit, "low": low, "high": high}
+    return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": False})
+
+
+def decides(
+    default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
+    """The same for a setting that shapes who does what, when, or what is learned of it: `fingerprint` covers it."""
+    return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": True})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
     if isinstance(default, (tuple, dict)):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,43 +62,43 @@ class Settings:
         200_000, "Most finished requests remembered a partition for that", "requests", 0
     )
     # registry
-    suspect_after_ms: int = setting(4_000, "Silence after which a replica is suspected", "ms", 100)
-    gone_after_ms: int = setting(12_000, "Silence after which a replica is gone", "ms", 100)
+    suspect_after_ms: int = decides(4_000, "Silence after which a replica is suspected", "ms", 100)
+    gone_after_ms: int = decides(12_000, "Silence after which a replica is gone", "ms", 100)
     heartbeat_ms: int = setting(1_000, "How often a replica says that it lives", "ms", 50)
-    trial_outcomes: int = setting(
+    trial_outcomes: int = decides(
         5, "Outcomes below which an agent is on trial (state learning)", "outcomes", 0
     )
     # match and compose
-    candidates_max: int = setting(16, "Most candidates of a step", "agents", 1, 64)
-    candidates_wanted: int = setting(3, "Candidates below which a filter is loosened", "agents", 1, 64)
-    fallback_service: str = setting("", "Service that answers what nobody is trusted with; empty: none")
-    confidence_min: float = setting(0.0, "Best score below which the fallback is asked", "", 0, 1)
-    quality_min: float = setting(0.0, "Predicted quality below which a request is rejected", "", 0, 1)
-    match_waits_ms: tuple[int, ...] = setting((1000, 2000, 4000), "Waits before a step is matched anew", "ms")
+    candidates_max: int = decides(16, "Most candidates of a step", "agents", 1, 64)
+    candidates_wanted: int = decides(3, "Candidates below which a filter is loosened", "agents", 1, 64)
+    fallback_service: str = decides("", "Service that answers what nobody is trusted with; empty: none")
+    confidence_min: float = decides(0.0, "Best score below which the fallback is asked", "", 0, 1)
+    quality_min: float = decides(0.0, "Predicted quality below which a request is rejected", "", 0, 1)
+    match_waits_ms: tuple[int, ...] = decides((1000, 2000, 4000), "Waits before a step is matched anew", "ms")
     # supervise
-    timeout_ms: int = setting(30_000, "How long one attempt may take", "ms", 10)
-    attempts_max: int = setting(4, "Most attempts of a step", "attempts", 1, 32)
-    retry_waits_ms: tuple[int, ...] = setting((2000, 4000, 8000), "Waits before the next attempt", "ms")
-    retry_jitter: float = setting(0.1, "Share by which a wait varies", "", 0, 0.5)
-    request_timeout_ms: int = setting(600_000, "When a request without deadline expires", "ms", 100)
+    timeout_ms: int = decides(30_000, "How long one attempt may take", "ms", 10)
+    attempts_max: int = decides(4, "Most attempts of a step", "attempts", 1, 32)
+    retry_waits_ms: tuple[int, ...] = decides((2000, 4000, 8000), "Waits before the next attempt", "ms")
+    retry_jitter: float = decides(0.1, "Share by which a wait varies", "", 0, 0.5)
+    request_timeout_ms: int = decides(600_000, "When a request without deadline expires", "ms", 100)
     # allocate
-    prefetch: float = setting(1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8)
-    trial_floor: float = setting(0.01, "Least chance of an agent on trial", "", 0, 0.05)
-    tenant_weights: dict[str, float] = setting({}, "Fair share of a tenant; 1 when not named")  # noqa: RUF009
-    lane_age_ms: int = setting(20_000, "Waiting time worth one step of priority", "ms", 1)
+    prefetch: float = decides(1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8)
+    trial_floor: float = decides(0.01, "Least chance of an agent on trial", "", 0, 0.05)
+    tenant_weights: dict[str, float] = decides({}, "Fair share of a tenant; 1 when not named")  # noqa: RUF009
+    lane_age_ms: int = decides(20_000, "Waiting time worth one step of priority", "ms", 1)
     # learning
-    sample_rows_per_s: int = setting(
+    sample_rows_per_s: int = decides(
         500, "Experiences a second that the river models learn from", "rows/s", 1
     )
-    prior_strength: float = setting(
+    prior_strength: float = decides(
         8.0, "Outcomes the pooled prior of an agent and kind is worth", "outcomes", 0.1
     )
-    discount: float = setting(
+    discount: float = decides(
         0.995, "Weight an outcome keeps with each later one of its agent and kind", "", 0.5, 1
     )
-    mine_every: int = setting(500, "New collaborations between two minings", "collaborations", 10)
-    mine_window: int = setting(5_000, "Collaborations in a window", "collaborations", 50)
-    optimise_every: int = setting(500, "Outcomes between two proposals", "outcomes", 10)
+    mine_every: int = decides(500, "New collaborations between two minings", "collaborations", 10)
+    mine_window: int = decides(5_000, "Collaborations in a window", "collaborations", 50)
+    optimise_every: int = decides(500, "Outcomes between two proposals", "outcomes", 10)
     # store
     bundle_ms: int = setting(300, "How long the store gathers rows for one transaction", "ms", 10, 5000)
     keep_days: int = setting(7, "Age at which chunks are dropped from the database", "days", 1)
@@ -113,3 +124,19 @@ class Settings:
             raise SettingsError("AOS5003", "suspect_after_ms must be larger than two heartbeats")
         if "default" not in self.tenants:
             raise SettingsError("AOS5003", "tenants must hold default")
+
+
+def fingerprint(settings: Settings) -> int:
+    """crc32 of the settings that decide (`decides`): the same number for the same values, whatever else differs.
+
+    Where AOS runs, its secret, what edges take and how much is kept are no part of it.
+    """
+    decided = [item.name for item in fields(settings) if item.metadata["decides"]]
+    return zlib.crc32(repr([(name, _plain(getattr(settings, name))) for name in decided]).encode())
+
+
+def _plain(value: Any) -> Any:
+    """One spelling of equal values: 8 and 8.0, and weights in any order."""
+    if isinstance(value, dict):
+        return sorted((name, float(weight)) for name, weight in value.items())
+    return float(value) if isinstance(value, (int, float)) else value

@@ -21,7 +21,8 @@ class Topic:
     """One topic. `spread`: it has as many partitions as the setting `partitions` says, else one.
 
     `edge` topics are written or read by outsiders; `per_tenant` ones exist once for each tenant
-    (``name.<tenant>``, the plain name is the default tenant's); `bytes_max` bounds one message.
+    (``name.<tenant>``, the plain name is the default tenant's); `bytes_max` bounds one message. `reserved`: no
+    processor of this release writes it; what will.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Topic:
     compacted: bool = False
     retention_ms: int = 24 * _HOUR_MS
     bytes_max: int = INNER_BYTES_MAX
+    reserved: str = ""
 
     @property
     def schema(self) -> Record:
@@ -80,9 +82,19 @@ TOPICS: dict[str, Topic] = {
         _view("aos.beliefs", "belief", "What is believed of agents"),
         _view("aos.patterns", "pattern", "Collaborations that were mined"),
         _view("aos.strategies", "strategy", "Policies in force"),
-        _view("aos.settings", "setting", "Run-time settings"),
+        replace(
+            _view("aos.settings", "setting", "Run-time settings; their versions count in settings_version"),
+            reserved="settings that change at run time (issue 4)",
+        ),
         Topic("aos.snapshots", "snapshot-chunk", "States of processors", spread=False, compacted=True),
-        Topic("aos.alerts", "alert", "What an operator should know", spread=False, edge=True),
+        Topic(
+            "aos.alerts",
+            "alert",
+            "What an operator should know; kept in SQL",
+            spread=False,
+            edge=True,
+            reserved="alarms on anomalies (issue 5)",
+        ),
         Topic("aos.dead-letters", "dead-letter", "Bytes that never became a request", spread=False),
     )
 }

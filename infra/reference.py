@@ -23,14 +23,25 @@ def settings_page() -> str:
         "A flag beats the environment beats `aos.toml` in the working folder (or",
     ]
     lines += ["the file AOS_SETTINGS_FILE names) beats the default. An unknown name is refused.", ""]
-    lines += ["| setting | environment | default | range | meaning |", "|---|---|---|---|---|"]
+    lines += [
+        "Settings with a mark under *v* decide who does what, when, and what is learned: `settings_version` of a"
+    ]
+    lines += [
+        "decision is crc32 of their values times 2^20, plus the version of the run-time settings (`aos.settings`;"
+    ]
+    lines += [
+        "0 while nobody writes any). Two runs with the same number were decided under the same settings.",
+        "",
+    ]
+    lines += ["| setting | environment | default | range | v | meaning |", "|---|---|---|---|---|---|"]
     defaults = Settings()
     for field in dataclasses.fields(Settings):
         meta = field.metadata
         meaning = meta["doc"] + (f" [{meta['unit']}]" if meta["unit"] else "")
         default = _shown(getattr(defaults, field.name))
+        mark = "•" if meta["decides"] else ""
         lines.append(
-            f"| {field.name} | `AOS_{field.name.upper()}` | {default} | {_range(meta)} | {meaning} |"
+            f"| {field.name} | `AOS_{field.name.upper()}` | {default} | {_range(meta)} | {mark} | {meaning} |"
         )
     return "\n".join(lines) + "\n"
 

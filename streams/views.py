@@ -15,6 +15,7 @@ from aos.agents.fleet import Fleet
 from aos.analytics.beliefs import Beliefs
 from aos.analytics.patterns import Patterns
 from aos.analytics.strategies import Strategies
+from aos.codecs.settings import Settings, fingerprint
 from aos.streams.processor import View, Views
 
 
@@ -23,8 +24,12 @@ class _Applies(Protocol):
 
 
 class RuntimeSettings(dict[str, Any]):
-    """The run-time settings by name, decoded from JSON. `version` is the sum of the settings' versions: it grows
-    with every change of any of them; 0 when none was ever set."""
+    """The run-time settings by name, decoded from JSON.
+
+    The topic is reserved: no processor writes it or asks for a value yet, but whoever writes it is seen in
+    `settings_version` from then on. `version` is the sum of the settings' versions: it grows with every change of
+    any of them; 0 when none was ever set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,10 +52,30 @@ class RuntimeSettings(dict[str, Any]):
         self._versions[name] = max(row["version"], self._versions.get(name, 0))
 
 
+RUNTIME_VERSIONS = 2**20  # the part of a settings version that counts changes at run time
+
+
 def settings_version(views: Views) -> int:
-    """Version of the run-time settings a step sees; 0 for the built-in ones."""
-    settings = views.views.get("aos.settings")
-    return settings.version if settings is not None else 0
+    """Which settings decide: fingerprint of the static ones times 2^20, plus the version of the run-time ones.
+
+    Equal settings have equal versions, in any process and run; 0 only where a step was given no settings. Below
+    2^52, so that readers that know only doubles (JSON) see it exactly.
+    """
+    runtime = views.views.get("aos.settings")
+    changes = runtime.version % RUNTIME_VERSIONS if runtime is not None else 0
+    return _static(views.settings) * RUNTIME_VERSIONS + changes if views.settings is not None else changes
+
+
+_known: list[tuple[Settings, int]] = []  # settings are frozen and few; a step asks for each message
+
+
+def _static(settings: Settings) -> int:
+    for one, number in _known:
+        if one is settings:
+            return number
+    number = fingerprint(settings)
+    _known[:] = [(settings, number), *_known[:7]]
+    return number
 
 
 def _view(topic: str, make: Callable[[], _Applies]) -> View:

@@ -7,6 +7,7 @@ import pytest
 from aos.codecs import render
 from aos.codecs.schemas import RECORDS
 from aos.codecs.topics import TOPICS
+from aos.streams.topology import PROCESSORS
 
 
 @pytest.mark.parametrize("name", sorted(render.PAGES))
@@ -23,3 +24,12 @@ def test_every_record_topic_and_column_is_on_its_page() -> None:
             assert f"| `{field.name}` |" in schemas
     for topic in TOPICS:
         assert f"| {topic} |" in topics
+
+
+def test_a_topic_that_nothing_writes_is_reserved_and_its_page_says_so() -> None:
+    """Written by a processor, by outsiders (input topics), or by the shell (snapshots); else the page must say it."""
+    written = {topic for processor in PROCESSORS.values() for topic in processor.writes} | {"aos.snapshots"}
+    unwritten = {name for name, topic in TOPICS.items() if name not in written and not topic.wants_json}
+    assert unwritten == {name for name, topic in TOPICS.items() if topic.reserved} == {"aos.alerts", "aos.settings"}
+    lines = {line.split(" ")[1]: line for line in render.topics().splitlines() if line.startswith("| aos.")}
+    assert {name for name, line in lines.items() if "Nothing writes it yet: " in line} == unwritten
