@@ -15,7 +15,7 @@ Filters: pin, exclusion, tenant, capability, health, budget (predicted cost abov
 fewer candidates than `candidates_wanted`, suspected agents are let in (`widened` says "health"), then agents over the
 budget ("budget"); the other filters are never loosened. When no agent has all required capabilities, agents that have
 them together are named, with what each covers. When the best score is below `confidence_min`, or nobody is eligible,
-the fallback agents are named instead ("fallback", degraded), if there are any.
+the fallback agents are named instead ("fallback", degraded), if there are any. On stale views every row is degraded.
 cost: at 128 rows 16 us a row over 12 agents, 30 over 1,000 agents in 20 capabilities, 80 when these rows are of 10
     domains (a prediction each); 7 ms for 64 rows over 10,000 agents in 20 capabilities. Most of it is the prediction.
 """
@@ -109,7 +109,7 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
             "widened": _widened(ranked, fallen),
             "model_version": [versions[wish.domain] for wish in wishes],
             "settings_version": np.full(len(tasks), settings_version(views)),
-            "degraded": fallen,
+            "degraded": fallen | views.stale,
         },
     )
 

@@ -111,13 +111,15 @@ class Views:
 
     `settings` is the frozen settings object; `partitions` the number of partitions by topic name;
     `views` maps a view topic (``aos.agent-states``) to what its `View.fold` made of it so far;
-    `secret` is the key for assignment tokens.
+    `secret` is the key for assignment tokens; `stale` says that the views were not known to be complete for longer
+    than the shell's bound (5 s): what is decided now is marked degraded.
     """
 
     settings: Any = None
     partitions: Mapping[str, int] = field(default_factory=dict)
     views: Mapping[str, Any] = field(default_factory=dict)
     secret: bytes = b""
+    stale: bool = False
 
     def __getitem__(self, topic: str) -> Any:
         return self.views[topic]

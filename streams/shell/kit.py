@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from faust.types import TP
@@ -21,22 +21,31 @@ from aos.streams.shell.reader import Reader
 
 @dataclass(slots=True)
 class Kit:
-    """What all loops of a processor share."""
+    """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
+    known to be complete."""
 
     processor: Processor
     options: Options
     codec: Codec
     producer: Producer
     reader: Reader
-    views: Views
+    given: Views
     seed: int
     find_consumer: Callable[[], SafeConsumer]  # Faust makes it when the app starts
     metrics: Metrics
     limit: Callable[[str], int]  # bytes of one message, by topic
+    staleness_s: Callable[[], float] = lambda: 0.0
 
     @property
     def consumer(self) -> SafeConsumer:
         return self.find_consumer()
+
+    @property
+    def views(self) -> Views:
+        """What a step may look at now; it says when that is old."""
+        if not self.processor.views or self.staleness_s() <= self.options.stale_s:
+            return self.given
+        return replace(self.given, stale=True)
 
 
 @dataclass(slots=True)
@@ -72,7 +81,7 @@ class Gather:
     it, and acknowledgements that take long say that the broker or this process is short of time.
     """
 
-    ACKS, WEIGHT = 2.0, 0.2  # `wait_s` in acknowledgements; weight of the newest one
+    ACKS, WEIGHT = 8.0, 0.2  # `wait_s` in acknowledgements; weight of the newest one
 
     def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
         self._least_s, self._most_s, self._rows = options.gather_s, options.gather_max_s, options.gather_rows

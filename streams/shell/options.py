@@ -58,6 +58,8 @@ class Options:
     snapshot_stop_s: float = 2.0
     # the event loop must turn, and every partition with work must move, within this time
     watchdog_s: float = 60.0
+    # views that were last known to be complete longer ago are stale: what is decided by them is marked degraded
+    stale_s: float = 5.0
     # for tests: waits before each sending of what a step made
     ack_delay_s: float = 0.0
 

@@ -84,9 +84,17 @@ class ViewService:
                 await self._turn(500)
                 marks = {tp: self._consumer.highwater(tp) for tp in tps}
                 if await self._reached({tp: mark for tp, mark in marks.items() if mark is not None}):
-                    self._fresh_at = time.monotonic()
+                    self._complete(tps)
         except Exception as error:
             die(BROKEN, "the view service failed", error)
+
+    def _complete(self, tps: Iterable[TopicPartition]) -> None:
+        """All that was fetched is applied: complete as of the oldest answer to a fetch. The end of a log that the
+        broker named long ago says nothing of now: it may be away."""
+        answered = [self._consumer.last_poll_timestamp(tp) for tp in tps]
+        if None not in answered:
+            age_s = max(0.0, time.time() - min(answered) / 1000)
+            self._fresh_at = max(self._fresh_at, time.monotonic() - age_s)
 
     async def _turn(self, timeout_ms: int) -> None:
         for records in (await self._consumer.getmany(timeout_ms=timeout_ms, max_records=64)).values():

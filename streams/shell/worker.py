@@ -178,11 +178,12 @@ class Worker:
             codec=deployment.codec,
             producer=self.producer,
             reader=self.reader,
-            views=Views(deployment.settings, self.partitions, self.views.values, deployment.secret),
+            given=Views(deployment.settings, self.partitions, self.views.values, deployment.secret),
             seed=deployment.seed,
             find_consumer=lambda: cast(SafeConsumer, app.consumer),
             metrics=metrics,
             limit=lambda topic: self._sizes.get(topic, self.options.message_bytes),
+            staleness_s=self.views.staleness_s,
         )
         if processor.law is Law.SINK:
             app.port = SinkRunner(kit, deployment.sinks[processor.name])

@@ -166,3 +166,31 @@ async def test_views_are_complete_at_the_start_and_follow(options: Options, prod
         assert service.staleness_s() < 5
     finally:
         await service.stop()
+
+
+async def test_views_are_stale_when_the_broker_answers_no_more(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever believes the last known end of the log says for ever that nothing is missing."""
+    service = ViewService(options, CODEC, [View("toy.in", dict, lambda view, key, rows: view)])
+    await service.start()
+    try:
+        async with asyncio.timeout(10):
+            while service.staleness_s() > 0.2:
+                await asyncio.sleep(0.02)
+        for _ in range(30):  # nothing is written: each answer says that this is all
+            await asyncio.sleep(0.1)
+            assert service.staleness_s() < 2
+        client, asked = service._consumer._client, asyncio.Event()
+
+        async def never(*_: Any, **__: Any) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as away:
+            away.setattr(client, "send", never)
+            await asyncio.wait_for(asked.wait(), 10)
+            await asyncio.sleep(2)
+            assert service.staleness_s() > 1.8
+    finally:
+        await service.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -206,6 +207,14 @@ def _views() -> Views:
 def hash_of(name: str) -> int:
     """A number that stays from run to run."""
     return int(name[6:]) * 2_654_435_761 % 1_000
+
+
+def test_on_stale_views_every_row_is_degraded_and_nothing_else_differs() -> None:
+    views, rows = views_of(fleet_of({"a": {}})), task_rows([{}, {"require": ["nobody has this"]}])
+    fresh, stale = matched(views, rows), matched(replace(views, stale=True), rows)
+    assert fresh.column("degraded").to_pylist() == [False, False]
+    assert stale.column("degraded").to_pylist() == [True, True]
+    assert fresh.drop_columns("degraded").equals(stale.drop_columns("degraded"))
 
 
 @settings(deadline=None)

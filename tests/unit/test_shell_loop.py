@@ -91,12 +91,12 @@ def given(world: World) -> Given:
     def make(
         step: Any, law: Law = Law.FOLD, topics: Sequence[str] = ("in",), c: int = 0, **more: Any
     ) -> Loop:
-        edge = more.pop("edge", False)
+        edge, views, age = more.pop("edge", False), more.pop("views", ()), more.pop("age", lambda: 0.0)
         tick = (lambda partition, now: rows(-1)) if law is Law.FOLD else None
-        processor = Processor("toy", law, tuple(topics), ("out",), lambda p: [], step, edge=edge, tick=tick)
+        processor = Processor("toy", law, tuple(topics), ("out",), lambda p: [], step, views, edge, tick=tick)
         kit = Kit(
             processor, Options("", **more), Codec(), world, mock.Mock(), Views(), 7, lambda: world, Metrics(),
-            lambda topic: 1 << 20,
+            lambda topic: 1 << 20, age,
         )  # type: ignore[arg-type]  # fmt: skip
         loop = Loop(kit, 0, [Input(topic, TP(topic, 0), 0, c) for topic in topics], [])
         loop.between = lambda loop: world.events.append("between")
@@ -148,6 +148,23 @@ async def test_loop_skips_what_the_state_has_already_seen(given: Given, world: W
     loop.feed(bundle("in", b"1", b"2", b"3"))
     await turn(loop)
     assert loop.state == [3]
+
+
+async def test_loop_tells_each_step_whether_its_views_are_stale(given: Given, world: World) -> None:
+    """Older than `stale_s` now, not when the loop began; a processor without views is told nothing."""
+    ages, said = iter([0.0, 5.0, 5.1, 0.1]), []
+
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        said.append(views.stale)
+        return Step(state, [Output("out", batch.rows)])
+
+    loop = given(step, Law.ROW, views=("aos.beliefs",), age=lambda: next(ages))
+    loop.feed(bundle("in", b"1", b"2", b"3", b"4"))
+    await turn(loop)
+    blind = given(step, Law.ROW, age=lambda: 60.0)
+    blind.feed(bundle("in", b"1"))
+    await turn(blind)
+    assert said == [False, False, True, False, False]
 
 
 async def test_loop_sends_dead_letters_then_the_journal_then_the_rest(given: Given, world: World) -> None:
