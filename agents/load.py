@@ -124,7 +124,7 @@ class Load:
         """The slots of these agents, in their order; unseen agents are looked up in the fleet."""
         agents = list(agents)
         known = self.slots
-        new = [self._new(agent) for agent in set(agents) if agent not in known]
+        new = [self._new(agent) for agent in dict.fromkeys(agents) if agent not in known]
         if new:
             self._fill(new, fleet, prefetch)
             self.free += sum(slot.limit for slot in new)
