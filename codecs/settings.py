@@ -107,7 +107,7 @@ class Settings:
     )
     store_payloads: bool = setting(False, "Whether payload bytes go to SQL")
     # shell
-    commit_ms: int = setting(200, "Commit interval", "ms", 10)
+    commit_ms: int = setting(500, "Commit interval", "ms", 10)
     snapshot_s: float = setting(15.0, "Longest time between two snapshots", "s", 0.1)
     session_timeout_ms: int = setting(10_000, "Consumer group session time-out", "ms", 1000)
 

@@ -73,26 +73,35 @@ class Input:
 
 
 class Gather:
-    """The edges' controller: latency while there is time, fewer and larger batches while there is not.
+    """Paces the rounds of a loop: latency while there is time, fewer and larger rounds while there is not.
 
-    A fetch goes at once when nothing of this partition is in the air and the last one left at least `wait_s` ago; else
-    records wait for that moment, or until `rows` of them are there. `wait_s` is twice what acknowledgements take now
-    (a moving mean), but at least `gather_s` and at most `gather_max_s`: a batch costs about the same whatever is in
-    it, and acknowledgements that take long say that the broker or this process is short of time.
+    What waits goes at once when nothing of this partition is in the air and the last round left at least `wait_s` ago;
+    else it waits for that moment, or until there are `full` records. `wait_s` is a multiple of what acknowledgements
+    take now (a moving mean), within bounds: a round costs about the same whatever is in it, and acknowledgements that
+    take long say that the broker or this process is short of time. Edges wait longest (`gather_…` in the options):
+    what they send together goes together through all later hops. Measured on two cores (200 requests/s, 1,000
+    agents): with twice the acknowledgement the rounds ate both cores and p50 was 1.1 s; with eight times it is less
+    than half of that, and twice the rate is held.
     """
 
-    ACKS, WEIGHT = 8.0, 0.2  # `wait_s` in acknowledgements; weight of the newest one
+    WEIGHT = 0.2  # of the newest acknowledgement
 
-    def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
-        self._least_s, self._most_s, self._rows = options.gather_s, options.gather_max_s, options.gather_rows
+    def __init__(
+        self, options: Options, edge: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._acks = options.gather_acks if edge else options.pace_acks
+        self._least_s, self._most_s = (
+            (options.gather_s, options.gather_max_s) if edge else (0.0, options.pace_max_s)
+        )
+        self._full = options.gather_rows
         self._clock = clock
         self._left_at = float("-inf")
         self._ack_s = 0.0
-        self.wait_s = options.gather_s
+        self.wait_s = self._least_s
 
     def delay(self, waiting: int) -> float:
         """Seconds until what is waiting may go."""
-        if waiting >= self._rows:
+        if waiting >= self._full:
             return 0.0
         return max(0.0, self._left_at + self.wait_s - self._clock())
 
@@ -103,4 +112,4 @@ class Gather:
     def acked(self) -> None:
         """All of it is acknowledged."""
         self._ack_s += self.WEIGHT * (self._clock() - self._left_at - self._ack_s)
-        self.wait_s = min(self._most_s, max(self._least_s, self.ACKS * self._ack_s))
+        self.wait_s = min(self._most_s, max(self._least_s, self._acks * self._ack_s))

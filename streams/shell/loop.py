@@ -57,7 +57,7 @@ class Loop:
         self.moved_at = time.monotonic()
         self.steps_since_snapshot = 0
         self._wake = asyncio.Event()
-        self.gather = Gather(kit.options)
+        self.gather = Gather(kit.options, kit.processor.edge)
         self._ticked_at = float("-inf")
         self._wanted_holds: frozenset[str] = frozenset()
         self._rewinding = False
@@ -118,7 +118,7 @@ class Loop:
         """Seconds until the next round may begin."""
         waiting = sum(len(item.queue) for item in self._runnable())
         if waiting:
-            return self.gather.delay(waiting) if self.kit.processor.edge else 0.0
+            return self.gather.delay(waiting)
         return self._until_tick()
 
     @property

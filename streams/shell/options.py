@@ -26,7 +26,7 @@ class Options:
     session_timeout_s: float = 10.0  # 60 s by default: a killed worker's partitions would wait that long
     heartbeat_s: float = 2.0
     rebalance_timeout_s: float = 60.0
-    commit_interval_s: float = 0.2
+    commit_interval_s: float = 0.5
     leave: bool = False  # at a stop: give the partitions up at once, instead of keeping them for a restart
     # a stop or revocation waits so long for the running step, then leaves without commit (exit 75)
     stop_s: float = 15.0
@@ -43,10 +43,13 @@ class Options:
     inflight_bytes: int = 8 * MIB
     message_bytes: int = 8 * MIB
     deliver_s: float = 120.0
-    # edges: see `kit.Gather`
+    # between two rounds of an edge, and of all others: see `kit.Gather`
     gather_s: float = 0.025
-    gather_max_s: float = 0.2
+    gather_max_s: float = 0.4
+    gather_acks: float = 8.0
     gather_rows: int = 512
+    pace_max_s: float = 0.05
+    pace_acks: float = 2.0
     # sinks: one bundle
     bundle_s: float = 0.3
     bundle_bytes: int = 16 * MIB

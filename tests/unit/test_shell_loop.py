@@ -361,9 +361,10 @@ def test_gather_lets_an_idle_edge_go_at_once() -> None:
     assert gather.delay(512) == 0
 
 
-def test_gather_waits_twice_as_long_as_acknowledgements_take() -> None:
+def test_gather_waits_for_a_multiple_of_what_acknowledgements_take() -> None:
     now = 0.0
-    gather = Gather(Options("", gather_s=0.025, gather_max_s=0.2), lambda: now)
+    options = Options("", gather_s=0.025, gather_max_s=0.2, gather_acks=2.0)
+    gather = Gather(options, clock=lambda: now)
 
     def batches(ack_s: float) -> float:
         nonlocal now
