@@ -52,8 +52,10 @@ class Settings:
         "", "Key of the assignment tokens; empty: one made at first start, kept in the data folder"
     )
     # edge
-    gather_ms: int = setting(25, "Longest time the edges gather messages", "ms", 0, 1000)
-    gather_rows: int = setting(512, "Most rows the edges gather", "rows", 1, 65_536)
+    gather_ms: int = setting(
+        25, "Least time an edge gathers; longer while acknowledgements are slow", "ms", 0, 1000
+    )
+    gather_rows: int = setting(512, "Messages at which an edge gathers no longer", "messages", 1, 65_536)
     payload_bytes_max: int = setting(32_768, "Largest text and payload of a request or outcome", "bytes", 1)
     steps_max: int = setting(64, "Most steps of a workflow", "steps", 1, 1024)
     past_days: int = setting(7, "How old a client's event time may be", "days", 1)

@@ -5,6 +5,8 @@ exists, each snippet runs, each link leads somewhere.
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib.util
 import re
 import shlex
 import textwrap
@@ -16,32 +18,42 @@ import psycopg
 import pytest
 import typer
 
+from aos.codecs.errors import CODES
+from aos.codecs.settings import Settings
+from aos.codecs.topics import TOPICS, base_of
 from aos.infra.cli import app
+from aos.infra.surface import VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path for folder in (".", "docs", "benchmarks", "examples") for path in (ROOT / folder).glob("*.md")
 )
 PROGRAMS = ("make", "aos", ".venv/bin/aos", ".venv/bin/python", "python", "pip", "jq")
+OUTSIDE_SETTINGS = {"AOS_SETTINGS_FILE"}  # says where settings stand
 SHELL = ("sh", "bash", "shell", "console")
 
 COMMANDS_TEST = "tests/stack/test_commands.py"
 CYCLE = f"{COMMANDS_TEST}::test_a_request_is_submitted_answered_explained_and_rated"
 LISTS = f"{COMMANDS_TEST}::test_what_there_is_can_be_listed"
+ENDS = f"{COMMANDS_TEST}::test_nothing_is_left_when_up_ends"
 PLAIN = "tests/stack/test_contract.py::test_the_example_submits_answers_and_reads_results"
 
-# a command of the pages, by how it begins, and the test that runs it (or why none can)
+# a command of the pages, by how it begins, and the test that runs it
 RUN_BY = {
-    "make up": f"{COMMANDS_TEST}::test_nothing_is_left_when_up_ends",
-    "make demo": "tests/unit/test_demo.py::test_every_compressor_restores_exactly_and_is_scored_by_what_it_saved",
-    "make test": "this is it",
-    "make bench": "tests/unit/test_benchmarks.py::test_a_line_of_the_history_has_all_that_is_needed_to_repeat_it",
+    "make up": ENDS,
+    "aos up": ENDS,
+    "make demo": "tests/stack/test_demo.py::test_a_demo_that_is_ended_half_way_leaves_no_process",
     ".venv/bin/python examples/shout.py": CYCLE,
     ".venv/bin/aos submit": CYCLE,
     ".venv/bin/aos why": CYCLE,
     ".venv/bin/aos sql": LISTS,
-    "aos up": f"{COMMANDS_TEST}::test_nothing_is_left_when_up_ends",
-    "python examples/plain_client.py": PLAIN,
+    "python examples/plain_client.py all": PLAIN,
+}
+# commands that no test runs, and why
+NOT_RUN = {
+    "make test": "it is what runs this test",
+    "make bench": "40 minutes; what it reckons with is tested in tests/unit/test_benchmarks.py",
+    "python examples/plain_client.py": "its parts one by one: `all`, which is run, plays the three of them",
     "pip install pyarrow confluent-kafka": "both are in uv.lock, and the example is run with them",
     "jq": "a program of the reader's machine; its input is tested in tests/unit/test_benchmarks.py",
 }
@@ -93,26 +105,23 @@ def _is_command(line: str) -> bool:
 
 
 def covering(command: str) -> str | None:
-    """The test of a command: that of its longest known beginning."""
+    """The longest beginning of a command that is in one of the lists."""
     words = shlex.split(command)
-    for count in range(len(words), 0, -1):
-        found = RUN_BY.get(" ".join(words[:count]))
-        if found is not None:
-            return found
-    return None
+    starts = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((start for start in starts if start in RUN_BY or start in NOT_RUN), None)
 
 
-def test_every_command_of_the_pages_is_run_by_a_test() -> None:
+def test_every_command_of_the_pages_is_run_by_a_test_or_said_not_to_be() -> None:
     found = list(commands())
     assert len(found) > 8, "the pages have lost their commands, or this test cannot find them"
     orphans = [f"{block}: {command}" for block, command in found if covering(command) is None]
-    assert not orphans, f"name the test in RUN_BY: {orphans}"
-    begun = {" ".join(shlex.split(command)) for _, command in found}
-    idle = [start for start in RUN_BY if not any(command.startswith(start) for command in begun)]
+    assert not orphans, f"name the test in RUN_BY, or the reason in NOT_RUN: {orphans}"
+    idle = {*RUN_BY, *NOT_RUN} - {covering(command) for _, command in found}
     assert not idle, f"no page says that any more: {idle}"
+    assert not set(RUN_BY) & set(NOT_RUN)
 
 
-@pytest.mark.parametrize("named", sorted({test for test in RUN_BY.values() if "::" in test}))
+@pytest.mark.parametrize("named", sorted(set(RUN_BY.values())))
 def test_the_tests_that_run_the_commands_are_there(named: str) -> None:
     path, function = named.split("::")
     tree = ast.parse((ROOT / path).read_text())
@@ -212,6 +221,52 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as the forges make them."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def inline(page: Path) -> list[str]:
+    """What stands between single back quotes in the running text."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+MADE_BY_READERS = ("aos.toml", "history.ndjson")  # by the reader, by `make bench`
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_every_file_module_and_command_the_text_names_is_there(page: Path) -> None:
+    lost = []
+    app_command: Any = typer.main.get_command(app)
+    for word in inline(page):
+        path = re.fullmatch(
+            r"((?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|sql|sh|ndjson|lock)|[\w-]+/[\w./-]*)", word
+        )
+        if path and Path(word).name not in MADE_BY_READERS:
+            there = [(base / word).exists() for base in (ROOT, page.parent)]
+            lost += [] if any(there) else [word]
+        module = re.match(r"python -m (aos\.[\w.]+)", word)
+        if module and importlib.util.find_spec(module[1]) is None:
+            lost.append(word)
+        command = re.match(r"aos ([a-z]+)", word)
+        if command and command[1] not in app_command.commands:
+            lost.append(word)
+    assert not lost, f"{page.name} names what is not there: {lost}"
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_every_setting_topic_and_code_the_text_names_is_declared(page: Path) -> None:
+    text = page.read_text()
+    settings = {f"AOS_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    lost = set(re.findall(r"\bAOS_[A-Z_]+\b", text)) - settings - OUTSIDE_SETTINGS
+    lost |= set(re.findall(r"\bAOS\d{4}\b", text)) - set(CODES)
+    known = {*TOPICS, "aos.inbox", "aos.ready", *(f"aos.{view}" for view in VIEWS)}
+    for topic in set(re.findall(r"`(aos\.[a-z]+(?:[.-][a-z0-9]+)*)`", text)):
+        if (
+            base_of(topic) not in known
+            and topic not in MADE_BY_READERS
+            and not (ROOT / "src" / topic.replace(".", "/")).exists()
+        ):
+            lost.add(topic)
+    assert not lost, f"{page.name} names what is not declared: {lost}"
 
 
 def queries() -> list[Any]:

@@ -202,7 +202,8 @@ def test_no_locked_dependency_is_under_a_licence_that_would_bind_aos() -> None:
             told = metadata(package)
         except PackageNotFoundError:
             continue  # for another platform: it is not in this environment
-        words = [told.get("License-Expression") or "", (told.get("License") or "").split("\n")[0]]
+        words = [*(told.get_all("License-Expression") or []), *(told.get_all("License") or [])[:1]]
+        words = [word.split("\n")[0] for word in words]
         words += [one for one in told.get_all("Classifier") or [] if one.startswith("License ::")]
         if any(COPYLEFT.search(word) for word in words):
             seen.add(package)
