@@ -52,7 +52,8 @@ def page() -> str:
     lines += ["under their base name. `aos.ready.p0` … `p3` are the four lanes.", "", *_diagram(), ""]
     lines += ["## What one batch costs", ""]
     lines += [
-        f"A batch of one-step requests causes {len(WAY)} messages (at most {HOPS_MAX}), whatever its rows:",
+        f"A batch of one-step requests causes {len(WAY)} messages (at most {HOPS_MAX}), whatever its rows. Counted is",
+        "what is written and made durable; how many processors read a message is not (ARCHITECTURE.md, the budget).",
         "",
     ]
     lines += [f"{number}. {writer} → `{topic}`" for number, (writer, topic) in enumerate(WAY, 1)]

@@ -41,7 +41,6 @@ PLAIN = "tests/stack/test_contract.py::test_the_example_submits_answers_and_read
 # a command of the pages, by how it begins, and the test that runs it
 RUN_BY = {
     "make up": ENDS,
-    "aos up": ENDS,
     "make demo": "tests/stack/test_demo.py::test_a_demo_that_is_ended_half_way_leaves_no_process",
     ".venv/bin/python examples/shout.py": CYCLE,
     ".venv/bin/aos submit": CYCLE,

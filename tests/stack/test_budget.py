@@ -1,9 +1,13 @@
 """The budget of design.md, counted on the running topology: the message is the unit of cost, not the row.
 
 At 500 requests/s from ten tenants, one row a message: what each topic-partition takes, and how many messages a batch of
-encode causes on its way (streams/describe.py lists them). An edge reads all records of a fetch as one. A batch that
-holds rows of several tenants and for several services goes to several results and inbox topics at once: of those the
-busiest counts, what the fan-out and the readers of each message come to is told beside it.
+encode causes on its way (streams/describe.py lists them). An edge reads all records of a fetch as one.
+
+A hop is one message written and made durable, however many read it: that is what a task waits for and what the
+broker keeps (ARCHITECTURE.md, "The budget"), and it must keep within `HOPS_MAX`. Messages *read* by all processors are
+told beside it and are more (about 24 where 15 are written): store alone reads every log that becomes a table, off the
+task's way. Fan-out is no hop more: a batch that holds rows of several tenants and for several services goes to several
+results and inbox topics at once; of those the busiest counts.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ def rates(outcome: Outcome) -> dict[tuple[str, int], float]:
 
 
 def hops_a_batch(outcome: Outcome, by_place: dict[tuple[str, int], float]) -> dict[str, float]:
-    """Messages of each topic on the way that one batch causes."""
+    """Hops: messages written to each topic on the way that one batch causes. Its sum is what the budget bounds."""
     found = {}
     for topic in dict.fromkeys(topic for _, topic in WAY):
         own = [rate for (name, _), rate in by_place.items() if base_of(name) == topic]
@@ -81,7 +85,7 @@ def hops_a_batch(outcome: Outcome, by_place: dict[tuple[str, int], float]) -> di
 
 
 def read_a_batch(outcome: Outcome, batches_s: float) -> dict[str, float]:
-    """Messages that each processor reads for one batch, beside the topics on the way those of views and controls."""
+    """Messages that each processor reads for one batch, those of views and controls too: told, not bounded."""
     found = {}
     for name, did in outcome.processors.items():
         found[name] = (did["rounds_s"] if PROCESSORS[name].edge else did["messages_in_s"]) / batches_s
