@@ -130,7 +130,7 @@ class Up:
         self.stack.children.kill(worker_name(group, ordinal))
 
     def stop(self) -> None:
-        """Stop workers, then broker and database; the run file goes first."""
+        """Stop services and workers, then broker and database; the run file goes first."""
         if self._announce:
             run_file().unlink(missing_ok=True)
         self.stack.stop()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,10 +194,16 @@ class Children:
         """End the child for good: its stop signal, SIGKILL after `timeout` seconds."""
         self._stop([name], timeout)
 
-    def stop_all(self, timeout: float = 10.0) -> None:
-        """End every child, the last started first to be asked, and the keeper with them."""
+    def stop_all(self, timeout: float = 10.0, servers: Collection[str] = ()) -> None:
+        """End every child, the last started first to be asked, and the keeper with them.
+
+        `servers` are asked when all others have ended: those may still need them to end well. Each of the two groups
+        has `timeout` seconds.
+        """
         if not self._closed:
-            self._stop(list(reversed(self._children)), timeout)
+            names = list(reversed(self._children))
+            self._stop([name for name in names if name not in servers], timeout)
+            self._stop([name for name in names if name in servers], timeout)
         self.close()
 
     def close(self) -> None:
@@ -226,6 +232,7 @@ class Children:
                     child.timer.cancel()
             if child.pid is not None:
                 self.signal(child.name, child.stop_signal)
+                self.signal(child.name, signal.SIGCONT)  # who was stopped in its tracks would not hear it
         for child in children:
             while child.pid is not None and not self._closed and time.monotonic() < deadline:
                 with self._changed:

@@ -155,10 +155,13 @@ class LocalStack:
         return folder
 
     def stop(self, *, graceful: bool | None = None) -> None:
-        """End everything. Kept data is shut down in order, private data is not worth the wait. Idempotent."""
+        """End everything; idempotent. Where data outlives us (kept here, or on given servers) those who use the broker
+        and the database end first, so that they can commit; private data is not worth the wait."""
         if self._children is not None:
-            if self.kept if graceful is None else graceful:
-                self._children.stop_all(STOP_LIMIT_S)
+            outlives = self.kept or any(self._given)
+            if outlives if graceful is None else graceful:
+                servers = {part.name for part in (self._broker, self._database) if part is not None}
+                self._children.stop_all(STOP_LIMIT_S, servers)
             else:
                 self._children.close()
         if self._data_dir is not None and not self.kept:

@@ -56,6 +56,8 @@ log_min_messages = warning
 class Database:
     """One PostgreSQL server and its data folder."""
 
+    name = "postgres"
+
     def __init__(self, host: Host, children: Children, folder: Path, port: int | None = None) -> None:
         self.host = host
         self.children = children
@@ -126,7 +128,7 @@ class Database:
         """Start the server and wait until the database `aos` takes connections."""
         assert self._programs is not None
         self.children.spawn(
-            "postgres",
+            self.name,
             [self._programs / "postgres", "-D", self.data],
             env=self._environ,
             user=self._user,
@@ -137,7 +139,7 @@ class Database:
         )
         deadline = time.monotonic() + START_LIMIT_S
         while not self._ready():
-            code = self.children.wait("postgres", 0.05)
+            code = self.children.wait(self.name, 0.05)
             if code is not None:
                 raise StackError(
                     f"The database ended with code {code}: {tail(self.log, 'FATAL')}.", f"See {self.log}."
@@ -162,7 +164,7 @@ class Database:
 
     def kill(self) -> None:
         """SIGKILL to the server and all its backends, as a lost machine would do it."""
-        self.children.kill("postgres")
+        self.children.kill(self.name)
 
     def stop(self, timeout: float) -> None:
-        self.children.stop("postgres", timeout)
+        self.children.stop(self.name, timeout)

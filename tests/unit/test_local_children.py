@@ -135,6 +135,39 @@ def test_stop_asks_first_and_kills_after_the_timeout(children: Children, tmp_pat
     assert children.wait("stubborn", 0) == -signal.SIGKILL
 
 
+def test_servers_end_after_all_that_use_them(tmp_path: Path) -> None:
+    """A worker that is told to end at the same time as its broker cannot commit."""
+    children, log = Children(), tmp_path / "log"
+    says = "trap 'sleep {0}; echo {1} >> {2}; exit 0' TERM; touch {2}.{1}; while :; do sleep 0.05; done"
+    for name, seconds in (("broker", 0), ("worker", 0.4), ("database", 0), ("service", 0.2)):
+        children.spawn(name, ["/bin/sh", "-c", says.format(seconds, name, log)])
+        assert until((tmp_path / f"log.{name}").exists)
+    children.stop_all(10, {"broker", "database"})
+    assert log.read_text().split()[:2] == ["service", "worker"]
+    assert sorted(log.read_text().split()[2:]) == ["broker", "database"]
+
+
+def test_a_user_that_does_not_end_does_not_keep_the_servers(tmp_path: Path) -> None:
+    children, log = Children(), tmp_path / "log"
+    children.spawn("broker", ["/bin/sh", "-c", f"trap 'echo bye > {log}; exit 0' TERM; touch {log}.up; "
+                   "while :; do sleep 0.05; done"])  # fmt: skip
+    children.spawn(
+        "stuck", ["/bin/sh", "-c", f"trap '' TERM; touch {log}.stuck; while :; do sleep 0.05; done"]
+    )
+    assert until(lambda: (tmp_path / "log.up").exists() and (tmp_path / "log.stuck").exists())
+    began = time.monotonic()
+    children.stop_all(0.5, {"broker"})
+    assert log.read_text() == "bye\n"
+    assert time.monotonic() - began < 5
+
+
+def test_a_child_that_stands_still_hears_the_stop(children: Children) -> None:
+    children.spawn("still", ["/bin/sleep", "600"])
+    children.signal("still", signal.SIGSTOP)
+    children.stop("still", 10)
+    assert children.wait("still", 0) == -signal.SIGTERM
+
+
 def test_stop_all_may_be_called_again() -> None:
     children = Children()
     children.spawn("one", ["/bin/sleep", "600"])
