@@ -169,6 +169,17 @@ def test_every_aos_command_of_the_pages_is_understood(command: str) -> None:
     assert not context.args
 
 
+def test_every_option_of_the_benchmarks_that_a_page_names_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.__main__ import parsed
+
+    lines = [words for _, command in commands() if (words := shlex.split(command))[:2] == ["make", "bench"]]
+    assert lines
+    for words in lines:
+        given = [word.removeprefix("ARGS=") for word in words[2:]]
+        monkeypatch.setattr("sys.argv", ["benchmarks", *shlex.split(" ".join(given))])
+        parsed()  # a SystemExit names what is unknown
+
+
 def pythons() -> list[Any]:
     return [pytest.param(block, id=str(block)) for block in blocks() if block.language == "python"]
 
