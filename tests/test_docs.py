@@ -23,6 +23,7 @@ from aos.codecs.settings import Settings
 from aos.codecs.topics import TOPICS, base_of
 from aos.infra.cli import app
 from aos.infra.surface import VIEWS
+from tests.source import ALL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -247,9 +248,8 @@ def test_every_file_module_and_command_the_text_names_is_there(page: Path) -> No
     lost = []
     app_command: Any = typer.main.get_command(app)
     for word in inline(page):
-        path = re.fullmatch(
-            r"((?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|sql|sh|ndjson|lock)|[\w-]+/[\w./-]*)", word
-        )
+        path = re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|sql|sh|ndjson|lock)", word)
+        path = path or re.match(rf"(?:{'|'.join((*ALL, 'docs'))})/[\w./-]*$", word)
         if path and Path(word).name not in MADE_BY_READERS:
             there = [(base / word).exists() for base in (ROOT, page.parent)]
             lost += [] if any(there) else [word]

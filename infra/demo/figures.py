@@ -1,4 +1,4 @@
-"""Every figure of the demo as one SQL query; `python -m aos.infra.demo.figures` prints them for docs/demo.md."""
+"""Every figure of the demo as one SQL query, and the page docs/demo.md (`make golden` writes it)."""
 
 from __future__ import annotations
 
@@ -79,6 +79,40 @@ def figures(url: str) -> dict[str, float]:
     return {name: int(value) if name in counts else round(value, 4) for name, value in found.items()}
 
 
-if __name__ == "__main__":
-    for figure_name, (meaning, sql) in FIGURES.items():
-        print(f"**{figure_name}**: {meaning}\n\n```sql\n{sql}\n```\n")
+def page() -> str:
+    """docs/demo.md."""
+    lines = [PAGE]
+    for name, (meaning, sql) in FIGURES.items():
+        lines += [f"### {name}", "", f"{meaning}.", "", "```sql", sql, "```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGE = f"""# The demo
+
+<!-- made by `make golden` from infra/demo/figures.py; do not edit -->
+
+`make demo` starts everything on this machine and sends 3,000 requests (`make demo ARGS="--tasks 1000 --seed
+7"`): *make this file as small as you can within your CPU budget and prove that it can be restored.* Each is
+a workflow of three steps: inspect, compress, verify; verify judges compress. Files are real ones (of large
+ones a piece of at most 30,000 bytes), drawn evenly by kind and size from Python's own tree (`--files` names
+another folder); the budget is drawn from 1 to 100 ms of CPU. What a client says of its kind is only how
+much time there is for each byte (tight, fair, ample). A dozen compressors, two inspectors and two verifiers
+in four processes do the work, reached through Kafka only. **Score** of a request: the fraction of bytes
+saved if the file was restored exactly and the compressor kept within the budget, else 0.
+
+- One request in ten goes round robin: the control arm. `--no-learn` runs all without learning; the gain
+  must vanish.
+- After a third a worker is killed with SIGKILL. Half-way two popular compressors go bad inside, drawn by
+  the seed: one becomes slow, one damages its output; what they say of themselves stays healthy.
+- Before all that up to 60 pieces go through every compressor: what the best single one and an oracle would
+  get is known from these only, so compare the arms with each other, and best single and oracle with the
+  mean of the same sample.
+
+## Figures
+
+With `--json` the demo prints one object. These are queries over its requests (domain `default/{DOMAIN}`,
+the sample in `default/{SAMPLE}`), as they stand in the database while it runs; to `lost` those are added
+that were acknowledged and never reached SQL. The others are what the demo saw itself: `recovery_s` (kill to
+the next result), the learned arm's score before and after the disturbance, and for each of the two
+(`disturbed`) its share of its kind's work before, in the first 50 after, and after 150.
+"""
