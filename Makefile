@@ -25,7 +25,8 @@ help: ## list the targets
 	@echo 'make TARGET [ARGS="…"]  (ARGS goes to the command behind the target)'
 	sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
-setup: $(STAMP) ## make the Python environment (.venv) from uv.lock; the other targets do it when needed
+setup: ## make the Python environment (.venv) from uv.lock; the other targets do it when needed
+	@PYTHON='$(PYTHON)' GUARD='$(GUARD)' exec $(GUARD) bash infra/setup.sh $(STAMP) $(ARGS)
 
 $(STAMP): pyproject.toml uv.lock infra/setup.sh
 	@PYTHON='$(PYTHON)' GUARD='$(GUARD)' exec $(GUARD) bash infra/setup.sh $(STAMP)
@@ -36,8 +37,9 @@ demo: $(STAMP) ## work and learn in view: the whole system on this machine, abou
 up: $(STAMP) ## the whole local stack in the foreground; Ctrl-C stops it and leaves nothing
 	@exec $(GUARD) $(VENV)/aos up $(ARGS)
 
-test: lint ## lint and every test below a minute, with coverage
-	@$(VENV)/python -m coverage erase
+test: $(STAMP) ## lint and every test below a minute, with coverage; ARGS goes to pytest
+	@$(MAKE) lint ARGS=
+	$(VENV)/python -m coverage erase
 	$(GUARD) $(VENV)/python -m coverage run -m pytest -m 'not long' $(ARGS)
 	$(VENV)/python -m coverage combine -q
 	$(VENV)/python -m coverage report
@@ -45,8 +47,8 @@ test: lint ## lint and every test below a minute, with coverage
 test-long: $(STAMP) ## the tests over a minute: kills, restarts, replays
 	@exec $(GUARD) $(VENV)/python -m pytest -m long $(ARGS)
 
-lint: $(STAMP) ## ruff, its formatter and mypy (strict)
-	@$(GUARD) $(VENV)/ruff check .
+lint: $(STAMP) ## ruff, its formatter and mypy (strict); ARGS goes to ruff check (--fix)
+	@$(GUARD) $(VENV)/ruff check . $(ARGS)
 	$(GUARD) $(VENV)/ruff format --check .
 	cd src && exec $(GUARD) ../$(VENV)/mypy --config-file ../pyproject.toml
 
@@ -60,5 +62,5 @@ simulate: $(STAMP) ## the whole topology in memory under seeded crashes and dela
 	@exec $(GUARD) $(VENV)/python -m tests.simulation --seed $(SEED) $(ARGS)
 
 clean: ## remove the environment and what tools left in the checkout; the download cache stays
-	@rm -rf .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* src/*.egg-info
+	@rm -rf $(ARGS) .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv from uv.lock: `infra/setup.sh STAMP`. Needs Python 3.11 and the package index, nothing else.
+# Makes .venv from uv.lock: `infra/setup.sh STAMP [arguments of uv sync]`. Needs Python 3.11 and the package index, nothing else.
 # uv is taken from PATH, else from PyPI into the project's own folder .uv. GUARD (from make) is a command prefix
 # that ends the command behind it when its parent is killed.
 set -euo pipefail
 stamp=$1
+shift
 python=${PYTHON:-python3}
 uv_version=0.13.9
 
@@ -63,6 +64,6 @@ export UV_PYTHON_DOWNLOADS=never
 if [ ! -x .venv/bin/python ]; then
   echo "aos: making the environment .venv from uv.lock (about 400 MB, once) …" >&2
 fi
-${GUARD:-} "${uv[@]}" sync --locked --extra demo --python "$python" ||
+${GUARD:-} "${uv[@]}" sync --locked --extra demo --python "$python" "$@" ||
   fail "The environment could not be made." "The lines above say why; with the network back, run the command again."
 touch "$stamp"

@@ -41,13 +41,20 @@ def required() -> Settings:
 
 @contextmanager
 def at_hand() -> Iterator[Settings]:
-    """The AOS at hand; when there is none, a private one for the time of the call."""
+    """The AOS at hand; when there is none, a private one for the time of the call (over the kept data, if any is).
+
+    Never with servers that are given by half: that would run workers of ours on somebody's broker.
+    """
     settings = found()
     if settings is not None:
         yield settings
         return
+    own = load()
+    if own.bootstrap or own.database_url:
+        required()
     from aos.infra.up import Up
 
-    note("no AOS is running: starting a private one for this call (about 15 s) …")
-    with Up(load(), say=note) as up:
+    where = f"over the data in {own.data_dir}" if own.data_dir else "which knows nothing yet"
+    note(f"no AOS is running: starting a private one for this call, {where} (some seconds) …")
+    with Up(own, say=note) as up:
         yield up.settings

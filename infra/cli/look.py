@@ -30,10 +30,16 @@ def add(app: typer.Typer) -> None:
 
 
 def _rows(query: str, *parameters: Any) -> list[dict[str, Any]]:
-    from aos.infra.cli.context import required
+    from aos.infra.cli.context import at_hand
+
+    with at_hand() as settings:
+        return _asked(settings.database_url, query, *parameters)
+
+
+def _asked(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:
     from aos.infra.database import query as ask
 
-    names, rows = ask(required().database_url, query, parameters)
+    names, rows = ask(url, query, parameters)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -90,10 +96,11 @@ def topics_list(output: FormOption = Form.text) -> None:
 
     Example: aos topics list
     """
-    from aos.infra.cli.context import required
+    from aos.infra.cli.context import at_hand
     from aos.infra.watch import topics
 
-    emit(asyncio.run(topics(required())), output)
+    with at_hand() as settings:
+        emit(asyncio.run(topics(settings)), output)
 
 
 def topics_show(topic: str, output: FormOption = Form.text) -> None:
@@ -137,11 +144,13 @@ def status(output: FormOption = Form.text) -> None:
 
     Example: aos status -o json
     """
-    from aos.infra.cli.context import required
+    from aos.infra.cli.context import at_hand
     from aos.infra.watch import lags
 
-    found = [lag.row() for lag in asyncio.run(lags(required()))]
-    (counts,) = _rows("SELECT count(*) AS in_flight, min(requested_at) AS oldest FROM aos.unfinished")
+    waiting = "SELECT count(*) AS in_flight, min(requested_at) AS oldest FROM aos.unfinished"
+    with at_hand() as settings:
+        found = [lag.row() for lag in asyncio.run(lags(settings))]
+        (counts,) = _asked(settings.database_url, waiting)
     if output is Form.json:
         emit_one({"processors": found, **counts}, output)
         return

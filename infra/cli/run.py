@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sys
 import time
@@ -65,13 +67,26 @@ def _up(data_dir: Path | None) -> None:
         ):
             print(f"{name:<10} {value}")
         print("\nNext, in another terminal:")
-        print("  python -m aos.agents.builtin.compressors verifiers   # a service with two agents")
-        print("  aos agents list")
-        print("  aos status")
+        print(
+            f"  {_program('python')} -m aos.agents.builtin.compressors verifiers   # a service with two agents"
+        )
+        print(f"  {_program('aos')} agents list")
+        print(f"  {_program('aos')} status")
         sys.stdout.flush()
         note(f"ready (broker and database after {took:.1f} s); Ctrl-C stops everything")
         while True:
             time.sleep(WAKE_S)
+
+
+def _program(name: str) -> str:
+    """How a program of this environment is called from here: by name if the shell would find the same one."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not own.exists() or (
+        found and Path(found).resolve() == own.resolve() and Path(found).parent == own.parent
+    ):
+        return name
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def demo(

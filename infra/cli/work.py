@@ -6,11 +6,14 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aos.infra.cli.output import Form, FormOption, emit, emit_one, note
+
+if TYPE_CHECKING:
+    from aos.codecs.settings import Settings
 
 RESULT_COLUMNS = ("id", "status", "code", "score", "agents", "attempts", "latency_us", "payload")
 
@@ -52,7 +55,10 @@ def submit(
     requests = (
         _from_file(file) if file else [{name: value for name, value in one.items() if value is not None}]
     )
-    rows = asyncio.run(_submit(requests, tenant, wait, timeout))
+    from aos.infra.cli.context import at_hand
+
+    with at_hand() as settings:
+        rows = asyncio.run(_submit(settings, requests, tenant, wait, timeout))
     emit(rows, output, RESULT_COLUMNS if wait else ("id",))
     if wait and any(row["status"] != "ok" for row in rows):
         raise typer.Exit(1)
@@ -70,12 +76,10 @@ def _from_file(file: Path) -> list[dict[str, Any]]:
 
 
 async def _submit(
-    requests: list[dict[str, Any]], tenant: str, wait: bool, timeout: float
+    settings: Settings, requests: list[dict[str, Any]], tenant: str, wait: bool, timeout: float
 ) -> list[dict[str, Any]]:
     from aos.agents.sdk.client import Client
-    from aos.infra.cli.context import required
 
-    settings = required()
     async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix, tenant=tenant) as client:
         if not wait:
             return [{"id": id} for id in await client.submit(requests)]
@@ -91,20 +95,21 @@ def results(
 
     Example: aos results --follow -o json
     """
+    from aos.infra.cli.context import at_hand
+
     try:
-        asyncio.run(_results(follow, tenant, output))
+        with at_hand() as settings:
+            asyncio.run(_results(settings, follow, tenant, output))
     except KeyboardInterrupt:
         note("")
 
 
-async def _results(follow: bool, tenant: str, output: Form) -> None:
+async def _results(settings: Settings, follow: bool, tenant: str, output: Form) -> None:
     from aos.agents.sdk.client import follow as follow_topic
     from aos.codecs import wire
     from aos.codecs.topics import record_of, tenant_topic
-    from aos.infra.cli.context import required
     from aos.infra.cli.output import plain
 
-    settings = required()
     topic = settings.prefix + tenant_topic("aos.results", tenant)
     consumer = await follow_topic({"bootstrap_servers": settings.bootstrap}, topic, begin=True)
     ends = await consumer.end_offsets(consumer.assignment())
@@ -138,15 +143,17 @@ def feedback(
 
     Example: aos feedback my-request 0.9
     """
-    asyncio.run(_feedback({"id": id, "score": score, "step": step, "comment": comment}, tenant))
+    from aos.infra.cli.context import at_hand
+
+    row = {"id": id, "score": score, "step": step, "comment": comment}
+    with at_hand() as settings:
+        asyncio.run(_feedback(settings, row, tenant))
     note("taken")
 
 
-async def _feedback(row: dict[str, Any], tenant: str) -> None:
+async def _feedback(settings: Settings, row: dict[str, Any], tenant: str) -> None:
     from aos.agents.sdk.client import Client
-    from aos.infra.cli.context import required
 
-    settings = required()
     async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix, tenant=tenant) as client:
         await client.send("aos.feedback", [row])
 
@@ -159,10 +166,11 @@ def why(
 
     Example: aos why my-request
     """
-    from aos.infra.cli.context import required
+    from aos.infra.cli.context import at_hand
     from aos.infra.why import explain, tell
 
-    found = explain(required().database_url, id)
+    with at_hand() as settings:
+        found = explain(settings.database_url, id)
     if output is Form.json:
         emit_one(found, output)
     else:

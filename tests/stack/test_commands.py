@@ -14,6 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.stack.processes import processes_in
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 AOS = [sys.executable, "-m", "aos"]
 pytestmark = pytest.mark.stack
@@ -169,3 +171,16 @@ def still_there(data_dir: str) -> list[str]:
             if data_dir in line:
                 found.append(line)
     return found
+
+
+def test_without_a_stack_a_command_starts_a_private_one_and_leaves_nothing(
+    stack: object, tmp_path: Path
+) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AOS_") or k == "AOS_CACHE"}
+    env |= {"AOS_RUN_FILE": str(tmp_path / "run.json"), "TMPDIR": str(tmp_path)}
+    command = [*AOS, "sql", "SELECT count(*) AS requests FROM aos.requests", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [{"requests": 0}]
+    assert "starting a private one" in done.stderr
+    assert not processes_in(tmp_path)

@@ -21,6 +21,7 @@ from aos.infra.demo.run import Options, run
 from aos.infra.migrate import migrate
 from aos.infra.store import forget
 from tests.stack.loopkit import settings_for
+from tests.stack.processes import processes_in
 
 ASKED = {
     "tasks", "results", "lost", "duplicated", "p50_ms", "p95_ms", "p99_ms", "tasks_per_s", "score_learned",
@@ -98,11 +99,11 @@ def test_a_demo_that_is_ended_half_way_leaves_no_process(stack: object, tmp_path
     with (tmp_path / "log").open("w+") as log:
         demo = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=env, start_new_session=True)
         wait_for(lambda: "sample:" in (tmp_path / "log").read_text(), 120)
-        assert len(of(tmp_path)) > 8, "broker, database, workers and services"
+        assert len(processes_in(tmp_path)) > 8, "broker, database, workers and services"
         demo.send_signal(number)
         demo.wait(60)
-    wait_for(lambda: not of(tmp_path), 30)
-    assert not of(tmp_path)
+    wait_for(lambda: not processes_in(tmp_path), 30)
+    assert not processes_in(tmp_path)
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -110,18 +111,3 @@ def wait_for(true: Callable[[], bool], limit_s: float) -> None:
     ends = time.monotonic() + limit_s
     while not true() and time.monotonic() < ends:
         time.sleep(0.2)
-
-
-def of(folder: Path) -> dict[int, str]:
-    """Processes that work in a folder: it stands in their command line or environment."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
-            continue
-        try:
-            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended while we looked
-        if str(folder).encode() in command + environment:
-            found[int(process.name)] = command.decode(errors="replace")[:200]
-    return found

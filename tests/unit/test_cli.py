@@ -49,8 +49,8 @@ def test_every_command_has_an_example() -> None:
 @pytest.mark.parametrize(
     "command", [("status",), ("agents", "list"), ("why", "x"), ("sql", "SELECT 1"), ("submit", "x")]
 )
-def test_without_a_stack_a_sentence_says_what_to_do(command: tuple[str, ...]) -> None:
-    told = aos(*command)
+def test_servers_given_by_half_get_a_sentence_and_no_workers_of_ours(command: tuple[str, ...]) -> None:
+    told = aos(*command, AOS_BOOTSTRAP="127.0.0.1:1")
     assert told.returncode == 2
     assert told.stdout == ""
     assert "AOS6002" in told.stderr
