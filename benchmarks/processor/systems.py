@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -109,7 +110,7 @@ def faust(job: Job) -> None:
     app = faust.App(
         job.group, broker=f"kafka://{job.bootstrap}", store="memory://", key_serializer="raw",
         value_serializer="raw", topic_allow_declare=False, topic_disable_leader=True, web_enabled=False,
-        consumer_auto_offset_reset="earliest", datadir=f"/tmp/aos-faust-{job.group}", **settings,
+        consumer_auto_offset_reset="earliest", datadir=f"/tmp/aos-{os.getuid()}-faust", **settings,
     )  # fmt: skip
     source, target = (
         app.topic(job.prefix + name, value_type=bytes, value_serializer="raw")

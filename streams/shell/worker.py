@@ -66,6 +66,9 @@ class App(faust.App):
     port: Any = None
     options: Options
 
+    def _create_directories(self) -> None:
+        """Faust's own makes a data folder an app at each start and leaves it; ours have no tables to put there."""
+
 
 def make_app(processor: Processor, topics: Sequence[str], options: Options) -> App:
     """The Faust app of one processor, its one agent feeding the port."""
@@ -102,7 +105,7 @@ def make_app(processor: Processor, topics: Sequence[str], options: Options) -> A
         web_enabled=False,
         worker_redirect_stdouts=False,
         TableManager=NoTables,
-        datadir=f"/tmp/aos-faust-{name}",  # named, never written: no tables
+        datadir="/nonexistent/aos-faust",  # never made, see `App`; without it Faust names one in the working folder
     )
     app.options = options
     app.transport = SafeTransport(app.conf.broker_consumer, app)

@@ -1,0 +1,25 @@
+"""What a worker leaves on the machine: nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faust
+import pytest
+
+from aos.streams.shell.options import Options
+from aos.streams.shell.worker import make_app
+from aos.streams.topology import PROCESSORS
+
+
+async def test_an_app_makes_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust makes three an app and prefix when it starts, and leaves them: hundreds after a run of the tests."""
+    monkeypatch.chdir(tmp_path)
+    made: list[Path] = []
+    monkeypatch.setattr(Path, "mkdir", lambda path, *args, **more: made.append(path))
+    plain = faust.App("plain", broker="kafka://localhost:1", store="memory://")
+    await plain.on_first_start()
+    assert len(made) == 3
+    made.clear()
+    await make_app(PROCESSORS["match"], ["aos.tasks"], Options("localhost:1")).on_first_start()
+    assert made == []
