@@ -32,14 +32,15 @@ def _named(*names: str, **meanings: str) -> dict[str, str]:
 TASKS = Meaning(
     "Each request with its end, one row a round: the request and its result in one",
     """
-SELECT r.requested_at, r.request_id, coalesce(e.round, r.round) AS round, r.tenant, r.domain, r.id, r.task_kind,
+SELECT r.requested_at, r.request_id, r.round, r.tenant, r.domain, r.id, r.task_kind,
     r.priority, coalesce(r.policy, e.policy, 'learned') AS policy, r.steps_count, r.text, r.traceparent, r.deadline_at,
     r.budget_usd_micros, r.budget_cpu_us, coalesce(e.status, 'open') AS status,
     coalesce(e.code, r.code) AS code, coalesce(e.message, r.message) AS message, e.score, e.judged,
     e.team AS agents, e.attempts, e.topology, e.quality_predicted, e.duration_predicted_us, e.cost_usd_micros,
     e.cpu_us, e.tokens, e.latency_us, e.finished_at, e.model_version, e.settings_version, e.degraded
 FROM aos_data.request r
-LEFT JOIN aos_data.result e ON e.requested_at = r.requested_at AND e.request_id = r.request_id
+LEFT JOIN aos_data.result e
+    ON e.requested_at = r.requested_at AND e.request_id = r.request_id AND e.round = r.round
 """,
     ("request", "result"),
     _named(
@@ -206,7 +207,8 @@ def _rollup(unit: str) -> Meaning:
 
 
 UNFINISHED = Meaning(
-    "Requests without a final result: none at rest; filter by requested_at for those that are old",
+    "Requests without a final result, one row a round (a redriven request's next round has its own once it has "
+    "begun): none at rest; filter by requested_at for those that are old",
     """
 SELECT r.requested_at, r.request_id, r.round, r.tenant, r.domain, r.id, r.task_kind, r.priority, r.deadline_at
 FROM aos_data.request r

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -290,18 +291,18 @@ async def test_unfinished_and_doubled_show_what_should_not_be(url: str) -> None:
     assert one(url, "SELECT count(*) FROM aos.doubled") == 1
 
 
-async def test_a_redriven_request_has_one_row_a_round(url: str) -> None:
+async def test_a_redriven_request_has_one_row_a_round_from_its_beginning(url: str) -> None:
+    """Supervise writes the first row again with the next round's number (streams/supervise.py)."""
+    begun = portion("aos.ledger", 0, "entry", requested(1), requested(1, round=1))
     ends = [experience(1, "request", round=number) for number in (0, 1)]
-    await write_all(
-        url,
-        [
-            [
-                portion("aos.ledger", 0, "entry", requested(1)),
-                portion("aos.experiences", 0, "experience", *ends),
-            ]
-        ],
-    )
-    assert Database(url).query("SELECT round FROM aos.tasks ORDER BY 1")[1] == [(0,), (1,)]
+    await write_all(url, [[begun, portion("aos.experiences", 0, "experience", ends[0])]])
+    rounds = "SELECT round, status FROM aos.tasks ORDER BY 1"
+    assert Database(url).query(rounds)[1] == [(0, "ok"), (1, "open")]
+    assert Database(url).query("SELECT request_id, round FROM aos.unfinished")[1] == [
+        (UUID(bytes=request_id(1)), 1)
+    ]
+    await write_all(url, [[portion("aos.experiences", 1, "experience", ends[1])]])
+    assert Database(url).query(rounds)[1] == [(0, "ok"), (1, "ok")]
     assert one(url, "SELECT (SELECT count(*) FROM aos.unfinished) + (SELECT count(*) FROM aos.doubled)") == 0
 
 
