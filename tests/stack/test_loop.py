@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from aos.infra.up import Up
-from tests.stack.loopkit import produce_json, read_topic, running, settings_for, sql_until
+from aos.streams.processor import Views
+from aos.streams.views import settings_version
+from tests.stack.loopkit import produce_json, read_topic, running, settings_for, sql, sql_until
 
 
 @pytest.fixture
@@ -67,3 +70,19 @@ def test_a_repeated_id_gets_the_same_result_again(up: Up) -> None:
     produce_json(up, [{"id": "again", "text": "once", "require": ["shout"]}])
     rows = read_topic(up, "aos.results", lambda rows: len(rows) == 2)
     assert [(row["payload"], row["repeated"]) for row in rows] == [(b"ONCE", False), (b"ONCE", True)]
+
+
+def test_each_round_of_a_redriven_request_is_a_row_that_says_which_settings_decided(up: Up) -> None:
+    produce_json(up, [{"id": "twice", "text": "hello", "require": ["shout"]}])
+    rounds = "SELECT round, status, settings_version FROM aos.tasks WHERE id = 'twice' ORDER BY round"
+    decided = settings_version(Views(settings=up.settings))
+    assert sql_until(up, rounds, lambda rows: rows and rows[0][1] != "open") == [(0, "ok", decided)]
+    produce_json(up, [{"action": "redrive", "id": "twice"}], "aos.controls")
+    rows = sql_until(up, rounds, lambda rows: len(rows) == 2 and rows[1][1] != "open")
+    assert rows == [(0, "ok", decided), (1, "ok", decided)]
+    versions = (
+        "SELECT DISTINCT settings_version FROM aos.decisions UNION SELECT settings_version FROM aos.attempts"
+    )
+    assert sql_until(up, versions, bool) == [(decided,)]
+    assert settings_version(Views(settings=replace(up.settings, candidates_max=1))) != decided
+    assert sql(up, "SELECT count(*) FROM aos.unfinished WHERE id = 'twice'") == [(0,)]
