@@ -49,7 +49,11 @@ FILTERED: tuple[Field, ...] = (
 )
 _MODEL: tuple[Field, ...] = (
     need("model_version", I64, "Next offset of the experiences the beliefs had learned from; 0 before any"),
-    need("settings_version", I64, "Version of the settings in force: equal settings, equal number (docs/settings.md)"),
+    need(
+        "settings_version",
+        I64,
+        "Version of the settings in force: equal settings, equal number (docs/settings.md)",
+    ),
     need("degraded", BOOL, "Whether a view was stale or a fallback was used"),
 )
 _LIMITS: tuple[Field, ...] = (
