@@ -6,7 +6,8 @@ itself, so state leaves and enters as numbers: weights, intercepts and the scale
 (test_river_models.py). ADWIN's state cannot leave at all: a `Detector` is therefore defined by its last values, and is
 built anew by replaying them, in the running processor exactly as after a restart.
 
-river is imported when a model is first made: the import takes seconds, and only the learning process needs it.
+river is imported by `prepare` or when a model is first made: the import takes seconds, and only the learning process
+needs it.
 Cost: 75 us a sampled row; 1.5 us a value of a detector.
 """
 
@@ -37,6 +38,12 @@ _NAMES = tuple(f"x{index}" for index in range(SURFACE_SIZE))
 
 DELTA = 0.05  # of ADWIN: on 100 stationary coins of 500 throws no alarm; .7 -> .05 is seen after 18 values (.002: 28)
 KEPT, HELD = 96, 256  # values a detector is built anew from when it holds so many: a third is fed twice
+
+
+def prepare() -> None:
+    """Import what the first lesson would import, which would hold it up for seconds."""
+    OnlineModels().learn("", "", [0.0] * SURFACE_SIZE, 0.0, 0.0, 0.0)
+    Detector().update([0.0])
 
 
 class OnlineModels:

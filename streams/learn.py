@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.analytics import learner_state
+from aos.analytics import learner_state, river_models
 from aos.analytics.beliefs import ALL_KINDS, centres_key, key_of
 from aos.analytics.learner import Learner, Outcomes
 from aos.analytics.lessons import keys_of
@@ -66,6 +66,9 @@ class State:
     published_at: int = 0
     paid_until: int = 0
     version: int = 0
+
+
+prepare = river_models.prepare
 
 
 def initial(partition: int) -> State:

@@ -161,4 +161,5 @@ class Processor:
     journal: str | None = None
     adopt: Callable[[Any, Batch], Any] | None = None
     recall: Callable[[Recall, Sequence[Batch], Views], Sequence[Output]] | None = None
+    prepare: Callable[[], None] | None = None  # imports that take seconds; called once beside the start
     tick: Callable[[int, int], pa.RecordBatch] | None = None  # (partition, now) -> the row a fold's tick is

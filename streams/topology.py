@@ -75,7 +75,7 @@ COLLECT = Processor(
 LEARN = Processor(
     "learn", Law.FOLD, patience_s=0.1,
     reads=("aos.experiences",), writes=("aos.beliefs",),
-    initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load, tick=learn.tick,
+    initial=learn.initial, step=learn.step, dump=learn.dump, load=learn.load, tick=learn.tick, prepare=learn.prepare,
 )  # fmt: skip
 MINE = Processor(
     "mine", Law.FOLD, patience_s=0.25,

@@ -72,6 +72,7 @@ class Loop:
         item = self.inputs[bundle.topic[len(self.kit.options.prefix) :]]
         if self.stopping or item.held:
             return  # it comes again after the seek
+        self.gather.came()
         item.queue.extend(bundle.records)
         item.waiting_bytes += sum(len(record.value or b"") for record in bundle.records)
         self._wake.set()

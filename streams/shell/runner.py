@@ -49,7 +49,7 @@ class Runner:
         return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
 
     def patience_s(self) -> float:
-        waits = [loop.gather.wait_s for loop in self.loops.values()] if self.kit.processor.edge else []
+        waits = [loop.gather.quiet_s for loop in self.loops.values()] if self.kit.processor.edge else []
         return max(waits, default=self.kit.processor.patience_s)
 
     def feed(self, bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ import gc
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -140,6 +141,13 @@ class Worker:
         self._watchdog = Watchdog(options.watchdog_s, self._watched)
 
     async def start(self) -> None:
+        for processor in self.deployment.processors:
+            if (
+                processor.prepare is not None
+            ):  # beside the start; a first message that comes sooner waits for it
+                threading.Thread(
+                    target=processor.prepare, name=f"prepare-{processor.name}", daemon=True
+                ).start()
         await self._learn_topics()
         await asyncio.gather(self.producer.start(), self.reader.start(), self.views.start())
         for processor in self.deployment.processors:

@@ -354,11 +354,30 @@ async def test_loop_of_an_edge_buries_only_the_message_its_step_fails_on(given: 
 
 
 def test_gather_lets_an_idle_edge_go_at_once() -> None:
-    gather = Gather(Options("", gather_s=0.025, gather_rows=512))
+    now = 0.0
+    gather = Gather(Options("", gather_s=0.025, gather_rows=512), clock=lambda: now)
+    gather.came()
     assert gather.delay(1) == 0
     gather.goes()
-    assert 0.015 < gather.delay(1) <= 0.025
+    now = 0.02
+    gather.came()
+    assert gather.delay(1) == pytest.approx(0.005)
     assert gather.delay(512) == 0
+
+
+def test_gather_does_not_wait_on_after_a_burst() -> None:
+    now = 0.0
+    options = Options("", gather_s=0.1, gather_acks=2.0)
+    gather = Gather(options, clock=lambda: now)
+    gather.goes()
+    now = 0.01
+    gather.came()
+    assert gather.delay(1) == pytest.approx(0.025)
+    now = 0.03
+    gather.came()
+    assert gather.delay(2) == pytest.approx(0.025)
+    now = 0.056
+    assert gather.delay(2) == 0
 
 
 def test_gather_waits_for_a_multiple_of_what_acknowledgements_take() -> None:
