@@ -53,7 +53,11 @@ class Settings:
     )
     # edge
     gather_ms: int = setting(
-        25, "Least time an edge gathers; longer while acknowledgements are slow", "ms", 0, 1000
+        25,
+        "Least time an edge gathers; longer while acknowledgements are slow or the machine is busy",
+        "ms",
+        0,
+        1000,
     )
     gather_rows: int = setting(512, "Messages at which an edge gathers no longer", "messages", 1, 65_536)
     payload_bytes_max: int = setting(32_768, "Largest text and payload of a request or outcome", "bytes", 1)

@@ -24,6 +24,7 @@ from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, die, log
 from aos.streams.shell.kit import Gather, Input, Kit
 from aos.streams.shell.outgoing import Outgoing, messages_of
+from aos.streams.shell.pressure import Pressure
 from aos.streams.shell.producer import Undeliverable
 from aos.streams.shell.reader import raw_of
 
@@ -57,7 +58,7 @@ class Loop:
         self.moved_at = time.monotonic()
         self.steps_since_snapshot = 0
         self._wake = asyncio.Event()
-        self.gather = Gather(kit.options, kit.processor.edge)
+        self.gather = Gather(kit.options, kit.processor.edge, Pressure())
         self._ticked_at = float("-inf")
         self._wanted_holds: frozenset[str] = frozenset()
         self._rewinding = False

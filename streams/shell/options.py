@@ -46,7 +46,7 @@ class Options:
     # between two rounds of an edge, and of all others: see `kit.Gather`
     gather_s: float = 0.025
     gather_max_s: float = 0.4
-    gather_acks: float = 8.0
+    gather_acks: float = 2.0
     gather_rows: int = 512
     pace_max_s: float = 0.05
     pace_acks: float = 2.0

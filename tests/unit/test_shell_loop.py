@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from aos.streams.shell.loop import Loop
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.outgoing import messages_of
+from aos.streams.shell.pressure import Pressure
 from aos.streams.shell.producer import ByteGate, Message, Undeliverable
 
 ROWS = pa.schema([("id", pa.int64())])
@@ -363,6 +365,42 @@ def test_gather_lets_an_idle_edge_go_at_once() -> None:
     gather.came()
     assert gather.delay(1) == pytest.approx(0.005)
     assert gather.delay(512) == 0
+
+
+def test_gather_waits_longer_while_the_machine_is_busy_and_shorter_while_it_is_not() -> None:
+    now, used = 0.0, 0.0
+    pressure = Pressure(lambda: (used, 2 * now), lambda: now)  # of two cores
+    options = Options("", gather_s=0.025, gather_max_s=0.4, gather_acks=2.0)
+    gather = Gather(options, pressure=pressure, clock=lambda: now)
+    inner = Gather(options, False, pressure, lambda: now)
+
+    def live(cores: float, seconds: float) -> float:
+        nonlocal now, used
+        for _ in range(round(seconds / 0.05)):
+            gather.goes()
+            inner.goes()
+            now, used = now + 0.05, used + 0.05 * cores
+            gather.acked()
+            inner.acked()
+        return gather.wait_s
+
+    assert live(0.5, 5) == pytest.approx(0.1)  # twice the acknowledgement, no more
+    rising = live(1.9, 4)
+    assert 0.1 < rising < 0.4
+    assert live(1.9, 10) == 0.4
+    assert live(1.0, 20) == pytest.approx(0.1)
+    assert inner.wait_s == 0.05, "only edges set the pace"
+
+
+def test_pressure_is_told_by_the_counters_of_this_machine() -> None:
+    pressure = Pressure()
+    assert not pressure.look()  # nothing to compare with
+    ends = time.monotonic() + 0.4
+    while time.monotonic() < ends:
+        sum(range(1000))
+    assert pressure.look()
+    assert 0 < pressure.busy <= 1
+    assert not pressure.look()  # not so soon
 
 
 def test_gather_does_not_wait_on_after_a_burst() -> None:
