@@ -17,10 +17,10 @@ from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
 from aos.infra.retention import run_now
-from aos.infra.store import TimescaleSink
 from aos.streams.processor import Law, Processor
 from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.options import Options
+from aos.streams.shell.sinks import Sink
 from aos.streams.shell.topics import Admin, TopicSpec, provision, spec_of
 from aos.streams.shell.worker import Deployment, Worker, run
 from aos.streams.topology import GROUPS, PROCESSORS, VIEWS
@@ -84,7 +84,9 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
     )
 
 
-def _sink(settings: Settings) -> TimescaleSink:
+def _sink(settings: Settings) -> Sink:
+    from aos.infra.store import TimescaleSink  # half a second, for the one worker that stores
+
     async def topic_ids() -> dict[str, str]:
         async with Admin(options(settings)) as admin:
             return {name: id for name, (id, _) in (await admin.ids()).items()}

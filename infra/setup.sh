@@ -64,6 +64,6 @@ export UV_PYTHON_DOWNLOADS=never
 if [ ! -x .venv/bin/python ]; then
   echo "aos: making the environment .venv from uv.lock (about 400 MB, once) …" >&2
 fi
-${GUARD:-} "${uv[@]}" sync --locked --extra demo --python "$python" "$@" ||
+${GUARD:-} "${uv[@]}" sync --locked --compile-bytecode --extra demo --python "$python" "$@" ||
   fail "The environment could not be made." "The lines above say why; with the network back, run the command again."
 touch "$stamp"
