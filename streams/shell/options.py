@@ -45,7 +45,7 @@ class Options:
     deliver_s: float = 120.0
     # between two rounds of an edge, and of all others: see `kit.Gather`
     gather_s: float = 0.025
-    gather_max_s: float = 0.4
+    gather_max_s: float = 0.2
     gather_acks: float = 2.0
     gather_rows: int = 512
     pace_max_s: float = 0.05
