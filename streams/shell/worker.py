@@ -141,13 +141,9 @@ class Worker:
         self._watchdog = Watchdog(options.watchdog_s, self._watched)
 
     async def start(self) -> None:
-        for processor in self.deployment.processors:
-            if (
-                processor.prepare is not None
-            ):  # beside the start; a first message that comes sooner waits for it
-                threading.Thread(
-                    target=processor.prepare, name=f"prepare-{processor.name}", daemon=True
-                ).start()
+        for prepare in filter(None, (processor.prepare for processor in self.deployment.processors)):
+            # beside the start: a first message that comes sooner waits for what it needs of it
+            threading.Thread(target=prepare, name="prepare", daemon=True).start()
         await self._learn_topics()
         await asyncio.gather(self.producer.start(), self.reader.start(), self.views.start())
         for processor in self.deployment.processors:
