@@ -13,6 +13,7 @@ from benchmarks.harness import HISTORY, Figure, facts, record, say
 
 QUESTIONS = {
     "processor": "one processor in and out, beside plain Faust, Quix Streams, aiokafka and confluent-kafka",
+    "steps": "what a request costs each processor, without broker and shell",
     "pipeline": "the whole pipeline with 1,000 no-op agents: latency by rate, the highest rate held, what is full",
 }
 
@@ -47,6 +48,12 @@ def ask(question: str, chosen: argparse.Namespace) -> Iterator[Figure]:
         from benchmarks.processor import run
 
         yield from run.measure(chosen.quick, settings.bootstrap or None, chosen.systems, chosen.repeats)
+    elif question == "steps":
+        from benchmarks.steps import run as steps
+
+        waves = chosen.waves or (3 if chosen.quick else 12)
+        for rows in (1, 128):
+            yield from steps.measure(rows, chosen.wave, waves, chosen.agents)
     else:
         from benchmarks.pipeline import run as pipeline
 
@@ -76,8 +83,15 @@ def parsed() -> argparse.Namespace:
     two.add_argument("--rates", type=_numbers, default=[], help="requests/s, comma separated, rising")
     two.add_argument("--seconds", type=float, help="length of each rate (default 60; 5 with --quick)")
     two.add_argument("--partitions", type=int, help="of the task topics (default: the settings')")
-    two.add_argument("--rows-max", type=int, default=128, help="most rows a message above 1,000/s")
+    two.add_argument("--rows-max", type=int, default=128, help="most rows a message above --single-up-to")
+    two.add_argument(
+        "--single-up-to", type=float, default=1_000.0, help="requests/s that come one row a message (1000)"
+    )
     two.add_argument("--go-on", action="store_true", help="try higher rates after one that was not held")
+    three = parser.add_argument_group("steps")
+    three.add_argument("--wave", type=int, default=512, help="requests that come at once (default 512)")
+    three.add_argument("--waves", type=int, help="how often (default 12; 3 with --quick)")
+    three.add_argument("--agents", type=int, default=1_000, help="agents that are there (default 1000)")
     chosen = parser.parse_args()
     for question in chosen.questions:
         if question not in QUESTIONS:

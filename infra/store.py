@@ -179,7 +179,7 @@ class TimescaleSink:
         # FOR SHARE: retention moves kept_from and drops chunks in one transaction; we run before or after it.
         cursor = await self._link.execute("SELECT table_name, kept_from FROM aos_data.kept FOR SHARE")
         kept = dict(await cursor.fetchall())
-        tables, late = await asyncio.to_thread(self._prepare, batches, kept)
+        tables, late = await asyncio.to_thread(prepared, batches, kept, payloads=self._payloads)
         for name, text in tables.items():
             copy = f"COPY pg_temp.in_{name} ({columns_of(TABLES[name])}) FROM STDIN (FORMAT csv)"
             async with self._link.cursor().copy(copy.encode()) as into:
@@ -192,28 +192,6 @@ class TimescaleSink:
         for name, count in sorted(late.items()):
             sql = "UPDATE aos_data.kept SET skipped = skipped + %s WHERE table_name = %s"
             await self._link.execute(sql, (count, name))
-
-    def _prepare(
-        self, batches: Sequence[Portion], kept: Mapping[str, Any]
-    ) -> tuple[dict[str, bytes], dict[str, int]]:
-        """COPY's text by table, and how many rows are older than what is kept. Pure; runs in a thread."""
-        state = store.State(payloads=self._payloads)
-        for portion in batches:
-            store.add(state, portion.topic, portion.partition, portion.offset, portion.rows)
-        texts: dict[str, bytes] = {}
-        late: dict[str, int] = {}
-        for name, rows in store.take(state).items():
-            time = TABLES[name].time
-            if time is not None:
-                old = pc.less(rows.column(time), pa.scalar(kept[name], pa.timestamp("us", tz="UTC")))
-                count = pc.sum(old).as_py() or 0
-                if count:
-                    late[name] = count
-                if count and not TABLES[name].once:  # results are counted by id even when too old for a row
-                    rows = rows.filter(pc.invert(old))
-            if rows.num_rows:
-                texts[name] = csv_of(rows)
-        return texts, late
 
     async def _refuse(self, batches: Sequence[Portion], message: str) -> None:
         assert self._link is not None
@@ -239,6 +217,29 @@ class TimescaleSink:
             "WHERE p.topic_id = w.topic_id AND p.partition = w.partition",
             ([id for id, _ in keys], [partition for _, partition in keys], [ends[key] for key in keys]),
         )
+
+
+def prepared(
+    batches: Sequence[Portion], kept: Mapping[str, Any], *, payloads: bool
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """COPY's text by table, and how many rows are older than what is kept. Pure; the sink runs it in a thread."""
+    state = store.State(payloads=payloads)
+    for portion in batches:
+        store.add(state, portion.topic, portion.partition, portion.offset, portion.rows)
+    texts: dict[str, bytes] = {}
+    late: dict[str, int] = {}
+    for name, rows in store.take(state).items():
+        time = TABLES[name].time
+        if time is not None and name in kept:
+            old = pc.less(rows.column(time), pa.scalar(kept[name], pa.timestamp("us", tz="UTC")))
+            count = pc.sum(old).as_py() or 0
+            if count:
+                late[name] = count
+            if count and not TABLES[name].once:  # results are counted by id even when too old for a row
+                rows = rows.filter(pc.invert(old))
+        if rows.num_rows:
+            texts[name] = csv_of(rows)
+    return texts, late
 
 
 def forget(url: str) -> None:

@@ -13,7 +13,6 @@ from benchmarks.pipeline.stand import standing
 from benchmarks.pipeline.verdict import figures, judge, told
 from benchmarks.pipeline.workload import STEPS_A_REQUEST, Load
 
-SINGLE_ROWS_UP_TO = 1_000.0  # requests/s that arrive one row a message; above, producers send batches
 DRAIN_S = 60.0
 
 
@@ -27,6 +26,7 @@ class Plan:
     rows_max: int = 128
     partitions: int | None = None
     go_on: bool = False
+    single_up_to: float = 1_000.0  # requests/s that arrive one row a message; above, producers send batches
 
     @classmethod
     def of(cls, chosen: argparse.Namespace) -> Plan:
@@ -37,11 +37,19 @@ class Plan:
         )
         seconds = chosen.seconds or (5.0 if quick else 60.0)
         warm = (50.0, 2.0) if quick else (200.0, 15.0)
-        return cls(sorted(rates), seconds, warm, chosen.rows_max, chosen.partitions, chosen.go_on)
+        return cls(
+            sorted(rates),
+            seconds,
+            warm,
+            chosen.rows_max,
+            chosen.partitions,
+            chosen.go_on,
+            chosen.single_up_to,
+        )
 
     def load(self, rate: float) -> Load:
         """The load of a rate."""
-        rows = 1 if rate <= SINGLE_ROWS_UP_TO else min(self.rows_max, 128)
+        rows = 1 if rate <= self.single_up_to else min(self.rows_max, 128)
         return Load(f"r{rate:g}", rate, self.seconds, rows)
 
 
