@@ -97,10 +97,10 @@ def say_work(turn: Turn, request: Request, step: Step) -> None:
         inputs = [(s.name, s.output, s.output_type) for s in (request.steps[number] for number in step.after)]
     turn.inbox.append(
         InboxRow(
-            request.common, step.inbox_partition, inputs, "work", step.number, step.name, step.attempt,
+            request.common, step.inbox_partition, "work", step.number, step.name, step.attempt,
             step.service, step.agent or "", step.epoch, token(turn, request, step), step.task_kind,
-            step.text, step.payload, step.content_type,
-            request.deadline_at, max(1, (step.due - turn.now) // 1000),
+            step.text, step.payload, step.content_type, inputs, request.deadline_at,
+            max(1, (step.due - turn.now) // 1000),
             None if left is None else max(0, left - request.cost_usd_micros), request.budget_cpu_us,
         )
     )  # fmt: skip
@@ -110,10 +110,9 @@ def say_cancel(turn: Turn, request: Request, step: Step) -> None:
     """The running attempt is withdrawn from the agent's inbox."""
     turn.inbox.append(
         InboxRow(
-            request.common, step.inbox_partition, [], "cancel", step.number, step.name, step.attempt,
+            request.common, step.inbox_partition, "cancel", step.number, step.name, step.attempt,
             step.service, step.agent or "", step.epoch, token(turn, request, step), step.task_kind,
-            None, None, None, request.deadline_at, 0,
-            None, None,
+            None, None, None, [], request.deadline_at, 0, None, None,
         )
     )  # fmt: skip
 
@@ -170,9 +169,9 @@ def say_end(turn: Turn, request: Request, status: str, code: str | None, message
     last = _output(request) if status == "ok" else None
     latency = max(0, turn.now - common.requested_at)
     result = ResultRow(
-        common, [_step_end(step, status) for step in steps], request.id, status, code, message,
-        request.task_kind, last.output if last else None, last.output_type if last else None, score, agents,
-        request.attempts, request.cost_usd_micros, request.cpu_us, turn.now, latency, request.degraded,
+        common, request.id, status, code, message, request.task_kind, last.output if last else None,
+        last.output_type if last else None, score, agents, [_step_end(step, status) for step in steps],
+        request.attempts, request.cost_usd_micros, request.cpu_us, turn.now, latency, request.degraded, False,
         request.offset, request.row, last.output_offset if last else -1, last.output_row if last else -1,
     )  # fmt: skip
     turn.results.append(result)

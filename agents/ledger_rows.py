@@ -1,11 +1,12 @@
-"""What the ledger says to others, as plain rows, and how they become record batches, column by column.
+"""What the ledger says to others, as plain rows, and how they become record batches.
 
-The names of a row's fields are the columns of its record; the columns of every task row come from `common`.
+A row is `common`, which becomes the columns of every task row, then what is no column, then the other columns in the
+order of the record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,8 @@ from aos.agents.ledger_memory import PLACES, SCHEMA
 from aos.agents.ledger_plans import ALTERNATIVES, FILTERED, Plans, Share, gather
 from aos.agents.ledger_state import Common
 from aos.codecs.fields import EMBEDDING, EMBEDDING_SIZE, SURFACE, SURFACE_SIZE
-from aos.codecs.rows import from_columns
 from aos.codecs.schemas import RECORDS
 from aos.codecs.topics import inbox, tenant_topic
-
-_STEPS = RECORDS["result"].schema.field("steps").type
-_INPUTS = RECORDS["assignment"].schema.field("inputs").type
 
 Target = tuple[str, int]  # topic, partition
 
@@ -68,7 +65,6 @@ class InboxRow(NamedTuple):
 
     common: Common
     partition: int
-    inputs: list[tuple[str, bytes | None, str | None]]
     kind: str
     step: int
     step_name: str
@@ -81,6 +77,7 @@ class InboxRow(NamedTuple):
     text: str | None
     payload: bytes | None
     content_type: str | None
+    inputs: list[tuple[str, bytes | None, str | None]]
     deadline_at: int | None
     timeout_ms: int
     budget_usd_micros: int | None
@@ -101,7 +98,6 @@ class ResultRow(NamedTuple):
     """How a request ended, and where in the ledger what is needed to answer again stands."""
 
     common: Common
-    steps: list[StepEnd]
     id: str | None
     status: str
     code: str | None
@@ -111,12 +107,14 @@ class ResultRow(NamedTuple):
     content_type: str | None
     score: float | None
     agents: list[str]
+    steps: list[StepEnd]
     attempts: int
     cost_usd_micros: int
     cpu_us: int
     finished_at: int
     latency_us: int
     degraded: bool
+    repeated: bool
     offset: int
     row: int
     output_offset: int
@@ -187,85 +185,97 @@ class TrailRow(NamedTuple):
     degraded: bool
 
 
+class _Form:
+    """How rows of one kind become a record batch: all cells at once, as one array of structs.
+
+    An array a column would cost three times as much: of a few rows, most of it is the price of asking.
+    `others`: fields after `common` that are no columns; `added`: columns that are handed in as arrays.
+    """
+
+    def __init__(self, schema: pa.Schema, row: Any, others: int = 0, added: Sequence[str] = ()) -> None:
+        plain = [field for field in schema if field.name not in added]
+        self._first = 1 + others
+        names = [*Common._fields, *row._fields[self._first :]]
+        if names != [field.name for field in plain]:
+            raise TypeError(f"the columns of {row.__name__} must stand in the record's order, not {names}")
+        self._type = pa.struct(plain)
+        self._added = [(schema.get_field_index(name), schema.field(name)) for name in added]
+
+    def batch(self, rows: Sequence[Any], **added: pa.Array) -> pa.RecordBatch:
+        """Rows of the record."""
+        first = self._first
+        cells = pa.array([row[0] + row[first:] for row in rows], self._type)
+        batch = pa.RecordBatch.from_struct_array(cells)
+        for place, field in self._added:
+            batch = batch.add_column(place, field, added[field.name])
+        return batch
+
+
+_TENSORS = ("embedding", "surface")
+_RESULT = RECORDS["result"].schema
+_ENDED = pa.schema([*_RESULT, *(SCHEMA.field(name) for name, _ in PLACES)])
+_KEPT = [_ENDED.get_field_index(name) for name in SCHEMA.names]
+
+_READY_FORM = _Form(RECORDS["ready"].schema, ReadyRow, 3, ("alternatives", "filtered"))
+_RELEASE_FORM = _Form(RECORDS["release"].schema, ReleaseRow, 1)
+_INBOX_FORM = _Form(RECORDS["assignment"].schema, InboxRow, 1)
+_TASK_FORM = _Form(RECORDS["task"].schema, TaskRow, 2, _TENSORS)
+_TRAIL_FORM = _Form(RECORDS["trail"].schema, TrailRow, 2, _TENSORS)
+_ENDED_FORM = _Form(_ENDED, ResultRow)
+
+
 def ready_rows(rows: Sequence[ReadyRow]) -> pa.RecordBatch:
     """Rows of record ready."""
-    columns = _columns(rows)
-    shares = columns.pop("share")
-    plans = zip(columns.pop("plan"), columns.pop("plan_row"), strict=True)
-    columns["alternatives"] = gather([(share.alternatives, share.row) for share in shares], ALTERNATIVES)
-    columns["filtered"] = gather([(plan.filtered, row) for plan, row in plans], FILTERED)
-    return from_columns("ready", len(rows), columns)
-
-
-def release_rows(rows: Sequence[ReleaseRow]) -> pa.RecordBatch:
-    """Rows of record release."""
-    columns = _columns(rows)
-    del columns["cell_partition"]
-    return from_columns("release", len(rows), columns)
-
-
-def inbox_rows(rows: Sequence[InboxRow]) -> pa.RecordBatch:
-    """Rows of record assignment."""
-    columns = _columns(rows)
-    del columns["partition"]
-    columns["inputs"] = _structs(columns["inputs"], _INPUTS)
-    return from_columns("assignment", len(rows), columns)
+    alternatives = gather([(row.share.alternatives, row.share.row) for row in rows], ALTERNATIVES)
+    filtered = gather([(row.plan.filtered, row.plan_row) for row in rows], FILTERED)
+    return _READY_FORM.batch(rows, alternatives=alternatives, filtered=filtered)
 
 
 def task_rows(rows: Sequence[TaskRow]) -> pa.RecordBatch:
     """Rows of record task."""
-    columns = _columns(rows)
-    _tensors(columns)
-    return from_columns("task", len(rows), columns)
+    return _TASK_FORM.batch(rows, **_tensors(rows))
 
 
 def trail_rows(rows: Sequence[TrailRow]) -> pa.RecordBatch:
     """Rows of record trail; those without an embedding have null there."""
-    columns = _columns(rows)
-    _tensors(columns)
-    return from_columns("trail", len(rows), columns)
+    return _TRAIL_FORM.batch(rows, **_tensors(rows))
 
 
 def result_rows(rows: Sequence[ResultRow]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Rows of record result, and the same rows as the memory of ended requests keeps them."""
-    columns = _columns(rows)
-    columns["steps"] = _structs(columns["steps"], _STEPS)
-    places = {name: pa.array(columns.pop(name), type) for name, type in PLACES}
-    results = from_columns("result", len(rows), {**columns, "repeated": (False,) * len(rows)})
-    kept = [places[f.name] if f.name in places else results.column(f.name) for f in SCHEMA]
-    return results, pa.RecordBatch.from_arrays(kept, schema=SCHEMA)
+    both = _ENDED_FORM.batch(rows)
+    return both.select(range(len(_RESULT))), both.select(_KEPT)
 
 
 def by_tenant(rows: Sequence[ResultRow]) -> tuple[list[tuple[str, pa.RecordBatch]], pa.RecordBatch]:
     """Result rows by topic, and all of them for the memory."""
-    ordered, spans = _grouped(rows, [tenant_topic("aos.results", row.common.tenant) for row in rows])
+    ordered, spans = _grouped(rows, [row.common.tenant for row in rows])
     results, kept = result_rows(ordered)
-    return [(topic, results.slice(start, count)) for topic, start, count in spans], kept
+    found = [
+        (tenant_topic("aos.results", tenant), results.slice(start, count)) for tenant, start, count in spans
+    ]
+    return found, kept
 
 
 def by_lane(rows: Sequence[ReadyRow]) -> list[tuple[Target, pa.RecordBatch]]:
     """Ready rows by lane and partition of the cell."""
-    keys = [(f"aos.ready.p{row.priority}", row.share.cell_partition) for row in rows]
-    return _split(ready_rows, rows, keys)
+    ordered, spans = _grouped(rows, [(row.priority, row.share.cell_partition) for row in rows])
+    built = ready_rows(ordered)
+    return [((f"aos.ready.p{p}", cell), built.slice(at, count)) for (p, cell), at, count in spans]
 
 
 def by_cell(rows: Sequence[ReleaseRow]) -> list[tuple[Target, pa.RecordBatch]]:
     """Releases by partition of the cell."""
-    return _split(release_rows, rows, [("aos.releases", row.cell_partition) for row in rows])
+    ordered, spans = _grouped(rows, [row.cell_partition for row in rows])
+    built = _RELEASE_FORM.batch(ordered)
+    return [(("aos.releases", cell), built.slice(at, count)) for cell, at, count in spans]
 
 
 def by_service(rows: Sequence[InboxRow]) -> list[tuple[Target, pa.RecordBatch]]:
     """Inbox rows by topic and partition."""
-    return _split(inbox_rows, rows, [(inbox(row.service), row.partition) for row in rows])
-
-
-def _split(
-    build: Callable[[Sequence[Any]], pa.RecordBatch], rows: Sequence[Any], keys: list[Any]
-) -> list[tuple[Any, pa.RecordBatch]]:
-    """Rows apart by key; built once and sliced, because cutting columns by index costs more than building them."""
-    ordered, spans = _grouped(rows, keys)
-    built = build(ordered)
-    return [(key, built.slice(start, count)) for key, start, count in spans]
+    ordered, spans = _grouped(rows, [(row.service, row.partition) for row in rows])
+    built = _INBOX_FORM.batch(ordered)
+    return [((inbox(service), to), built.slice(at, count)) for (service, to), at, count in spans]
 
 
 def _grouped(rows: Sequence[Any], keys: list[Any]) -> tuple[list[Any], list[tuple[Any, int, int]]]:
@@ -281,37 +291,23 @@ def _grouped(rows: Sequence[Any], keys: list[Any]) -> tuple[list[Any], list[tupl
     return ordered, spans
 
 
-def _columns(rows: Sequence[Any]) -> dict[str, Any]:
-    """Rows turned into columns; `common` becomes its own columns."""
-    columns: dict[str, Any] = dict(zip(rows[0]._fields, zip(*rows, strict=True), strict=True))
-    common = columns.pop("common")
-    return {**dict(zip(Common._fields, zip(*common, strict=True), strict=True)), **columns}
-
-
-def _structs(lists: Sequence[Sequence[Any]], type: pa.ListType) -> pa.ListArray:
-    """A list column of structs from lists of plain tuples in the order of the struct's fields."""
-    offsets = np.zeros(len(lists) + 1, np.int32)
-    np.cumsum([len(found) for found in lists], out=offsets[1:])
-    fields = list(type.value_type)
-    flat = [item for found in lists for item in found]
-    parts = list(zip(*flat, strict=True)) if flat else [()] * len(fields)
-    arrays = [pa.array(part, field.type) for part, field in zip(parts, fields, strict=True)]
-    items = pa.StructArray.from_arrays(arrays, fields=fields)
-    return pa.ListArray.from_arrays(pa.array(offsets), items, type=type)
-
-
-def _tensors(columns: dict[str, Any]) -> None:
+def _tensors(rows: Sequence[TaskRow | TrailRow]) -> dict[str, pa.ExtensionArray]:
     """Tensor columns from the rows' bytes; no bytes: null."""
-    columns["embedding"] = _tensor(columns["embedding"], EMBEDDING, EMBEDDING_SIZE * 2)
-    columns["surface"] = _tensor(columns["surface"], SURFACE, SURFACE_SIZE * 4)
+    return {
+        "embedding": _tensor([row.embedding for row in rows], EMBEDDING, EMBEDDING_SIZE * 2),
+        "surface": _tensor([row.surface for row in rows], SURFACE, SURFACE_SIZE * 4),
+    }
 
 
 def _tensor(cells: Sequence[bytes], type: pa.FixedShapeTensorType, width: int) -> pa.ExtensionArray:
     null = bytes(width)
     body = b"".join([cell or null for cell in cells])
+    storage = type.storage_type
     flat = pa.Array.from_buffers(
-        type.value_type, len(body) // (width // type.storage_type.list_size), [None, pa.py_buffer(body)]
+        storage.value_type, len(cells) * storage.list_size, [None, pa.py_buffer(body)]
     )
-    mask = pa.array([not cell for cell in cells]) if b"" in cells else None
-    storage = pa.FixedSizeListArray.from_arrays(flat, type.storage_type.list_size, mask=mask)
-    return pa.ExtensionArray.from_storage(type, storage.cast(type.storage_type))
+    solid = None
+    if b"" in cells:
+        solid = pa.py_buffer(np.packbits([cell != b"" for cell in cells], bitorder="little").tobytes())
+    lists = pa.Array.from_buffers(storage, len(cells), [solid], children=[flat])
+    return pa.ExtensionArray.from_storage(type, lists)
