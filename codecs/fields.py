@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 
 TEXT = pa.string()
@@ -67,6 +68,15 @@ def _parts(type: pa.DataType) -> list[pa.DataType]:
     return [type.field(i).type for i in range(type.num_fields)]
 
 
+def _solid(type: pa.DataType, solid: bool) -> list[bool]:
+    """For each array of a column, depth first, whether it must be without nulls."""
+    if isinstance(type, pa.BaseExtensionType):
+        type = type.storage_type
+    vector = pa.types.is_fixed_size_list(type)  # read as one block of memory, so a null there is never right
+    parts = [type.field(i) for i in range(type.num_fields)]
+    return [solid, *(flag for part in parts for flag in _solid(part.type, vector or not part.nullable))]
+
+
 def _has_floats(type: pa.DataType) -> bool:
     return bool(pa.types.is_floating(type)) or any(_has_floats(part) for part in _parts(type))
 
@@ -117,6 +127,24 @@ class Record:
     def nested(self) -> tuple[int, ...]:
         """Numbers of the columns with parts: lists, structs and tensors."""
         return tuple(i for i, field in enumerate(self.fields) if _parts(field.type))
+
+    @cached_property
+    def required_nodes(self) -> np.ndarray:
+        """Numbers of the required columns among the nodes of a record batch's metadata: arrays, depth first."""
+        sizes = [len(_solid(field.type, False)) for field in self.fields]
+        starts = np.cumsum([0, *sizes])[:-1]
+        return starts[list(self.required)]
+
+    @cached_property
+    def solid_nodes(self) -> np.ndarray:
+        """Numbers of the nodes without nulls: required columns, and parts of columns that may not be null."""
+        flags = [flag for field in self.fields for flag in _solid(field.type, not field.nullable)]
+        return np.flatnonzero(flags)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all columns."""
+        return frozenset(field.name for field in self.fields)
 
     @cached_property
     def floating(self) -> tuple[int, ...]:

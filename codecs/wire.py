@@ -35,6 +35,7 @@ HEADER_VERSION = "aos-version"
 HEADER_CRC = "crc32c"
 
 _CONTINUATION = 0xFFFFFFFF
+_END = struct.pack("<Ii", _CONTINUATION, 0)
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
 
@@ -42,11 +43,11 @@ def encode(rows: pa.RecordBatch, record: Record) -> tuple[bytes, dict[str, bytes
     """Return the message value and headers of `rows`, which must have exactly the record's schema."""
     if rows.schema != record.schema:
         raise RecordError("AOS1003", f"{record.name}: {_difference(rows.schema, record.schema)}")
-    _check_nulls(rows, record)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, record.schema) as writer:
-        writer.write_batch(rows)
-    value: bytes = sink.getvalue().to_pybytes()
+    # what a stream writer writes, byte for byte, in a fifth of the time (a test compares)
+    batch = rows.serialize()
+    if _nulls(batch, 0, len(batch))[record.required_nodes].any():
+        _check_nulls(rows, record)
+    value = b"".join((record.schema_bytes, batch, _END))
     return value, headers(record, value)
 
 
@@ -65,8 +66,8 @@ def decode(value: bytes, message_headers: Mapping[str, bytes], record: Record) -
     Columns the reader does not know are dropped, nullable ones the writer does not have are null. Finiteness is
     checked by `finite`, because an edge refuses rows, not messages.
     """
-    rows, same = _read(value, message_headers, record)
-    return fit(rows, record, same=same)[0]
+    rows, solid, same = _read(value, message_headers, record)
+    return rows if solid else fit(rows, record, same=same)[0]
 
 
 def decode_rows(
@@ -78,10 +79,10 @@ def decode_rows(
     """
     if len(value) > EDGE_BYTES_MAX:
         raise RecordError("AOS1002", f"{len(value)} bytes, at most {EDGE_BYTES_MAX}")
-    rows, same = _read(value, message_headers, record)
+    rows, solid, same = _read(value, message_headers, record)
     if rows.num_rows > EDGE_ROWS_MAX:
         raise RecordError("AOS1002", f"{rows.num_rows} rows, at most {EDGE_ROWS_MAX}")
-    fitted, bad = fit(rows, record, lenient=True, same=same)
+    fitted, bad = (rows, {}) if solid else fit(rows, record, lenient=True, same=same)
     for row, column in finite(fitted, record).items():
         bad.setdefault(row, RecordError("AOS1005", column))
     return fitted, bad
@@ -119,8 +120,14 @@ def decode_together(
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)
 
 
-def _read(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> tuple[pa.RecordBatch, bool]:
-    """The rows as they were written, validated in full, and whether their schema is surely the record's."""
+def _read(
+    value: bytes, message_headers: Mapping[str, bytes], record: Record
+) -> tuple[pa.RecordBatch, bool, bool]:
+    """The rows as they were written, validated in full.
+
+    Also whether they are surely as `fit` would have them (no null where none may be), and whether their schema is
+    surely the record's.
+    """
     _check_headers(value, message_headers, record)
     places, _ = _walk(value)
     same = value.startswith(record.schema_bytes)
@@ -139,7 +146,15 @@ def _read(value: bytes, message_headers: Mapping[str, bytes], record: Record) ->
             batch.validate(full=True)
     except _UNREADABLE as error:
         raise RecordError("AOS1001", _first_line(error)) from error
-    return _one(found, schema), same
+    return _one(found, schema), same and _is_solid(value, places, record), same
+
+
+def _is_solid(value: bytes, places: Sequence[tuple[int, int]], record: Record) -> bool:
+    """Whether no null stands where the record allows none; a No may be wrong."""
+    try:
+        return not any(_nulls(value, *place)[record.solid_nodes].any() for place in places)
+    except (RecordError, struct.error, ValueError, IndexError):
+        return False  # metadata that pyarrow understood and we do not: the arrays themselves are asked
 
 
 def decode_by_name(value: bytes, message_headers: Mapping[str, bytes], name: str) -> pa.RecordBatch:
@@ -282,6 +297,21 @@ def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int
     if not 0 <= rows <= ROWS_MAX:
         raise RecordError("AOS1002", f"{rows} rows, at most {ROWS_MAX}")
     return body, rows
+
+
+def _nulls(value: bytes | pa.Buffer, position: int, length: int) -> np.ndarray:
+    """How many nulls each array of the record batch at `position` declares to have, depth first.
+
+    A reader that is told 0 looks at no bitmap, and full validation counts the others: the numbers are true.
+    """
+    start, size = position + 8, struct.unpack_from("<i", value, position + 4)[0]
+    root = start + struct.unpack_from("<I", value, start)[0]
+    at = _slot(value, root, 2, start, size)
+    at = _slot(value, at + struct.unpack_from("<I", value, at)[0], 1, start, size)
+    at += struct.unpack_from("<I", value, at)[0]
+    count = struct.unpack_from("<I", value, at)[0]
+    nodes = np.frombuffer(value, np.int64, 2 * count, at + 4)
+    return nodes[1::2]
 
 
 def _slot(value: bytes, table: int, slot: int, start: int, size: int) -> int:

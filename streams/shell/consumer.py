@@ -34,7 +34,7 @@ POLL_S = 1.0  # how long a fetch that finds nothing waits in the consumer
 BUSY_POLL_S = 0.02  # while one partition is full, look after it again so soon
 BUSY_FETCH_MS = 20  # a fetch in the air hides a partition that was just sought or released, for so long
 IDLE_FETCH_MS = 500
-PATIENT_BYTES = 1024 * 1024  # a patient fetch comes back before its time when so much is there
+PATIENT_BYTES = 4 * 1024 * 1024  # a patient fetch comes back before its time when so much is there
 
 
 class Port(Protocol):

@@ -15,9 +15,11 @@ from aos.streams.shell.codec import Codec
 from aos.streams.shell.consumer import SafeConsumer
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
-from aos.streams.shell.pressure import Pressure
+from aos.streams.shell.pressure import Pressed, Pressure
 from aos.streams.shell.producer import Producer
 from aos.streams.shell.reader import Reader
+
+PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the machine is busy
 
 
 @dataclass(slots=True)
@@ -36,6 +38,11 @@ class Kit:
     metrics: Metrics
     limit: Callable[[str], int]  # bytes of one message, by topic
     staleness_s: Callable[[], float] = lambda: 0.0
+    patience: Pressed = field(init=False)  # see `Processor.patience_s`
+
+    def __post_init__(self) -> None:
+        least_s = self.processor.patience_s
+        self.patience = Pressed(least_s, least_s * PATIENCE_MOST)
 
     @property
     def consumer(self) -> SafeConsumer:
@@ -81,13 +88,12 @@ class Gather:
     (callers with few requests in flight send in bursts: nobody gains by waiting after one). A round costs about the
     same whatever is in it, here and in all later hops, so `wait_s` is, within bounds, at least a multiple of what
     acknowledgements take now (a moving mean); and for the edges, which set the pace of all, it grows while the machine
-    is busier than `BUSY` and shrinks while it has time. Measured on two cores with 1,000 agents: without this the
-    rounds ate both cores at 25 requests/s as at 500.
+    is busy (`pressure.Pressed`) and shrinks while it has time. Measured on two cores with 1,000 agents: without this
+    the rounds ate both cores at 25 requests/s as at 500.
     """
 
     WEIGHT = 0.2  # of the newest acknowledgement
     QUIET = 0.25  # share of `wait_s` without a record after which nothing more is waited for
-    BUSY, CHANGE = 0.7, 1.15  # share of the machine in use that is aimed at; factor of one look at it
 
     def __init__(
         self,
@@ -104,8 +110,8 @@ class Gather:
         self._clock = clock
         self._left_at = self._came_at = float("-inf")
         self._ack_s = 0.0
-        self._pressure = pressure if edge else None
-        self._pressed_s = self._least_s
+        paced = edge and pressure is not None
+        self._pressed = Pressed(self._least_s, self._most_s if paced else self._least_s, pressure)
         self.wait_s = self._least_s
 
     def delay(self, waiting: int) -> float:
@@ -130,7 +136,4 @@ class Gather:
     def acked(self) -> None:
         """All of it is acknowledged."""
         self._ack_s += self.WEIGHT * (self._clock() - self._left_at - self._ack_s)
-        if self._pressure is not None and self._pressure.look():
-            factor = self.CHANGE if self._pressure.busy > self.BUSY else 1 / self.CHANGE
-            self._pressed_s = min(self._most_s, max(self._least_s, self._pressed_s * factor))
-        self.wait_s = min(self._most_s, max(self._pressed_s, self._acks * self._ack_s))
+        self.wait_s = min(self._most_s, max(self._pressed.wait_s(), self._acks * self._ack_s))

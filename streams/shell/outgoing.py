@@ -51,6 +51,8 @@ def messages_of(outputs: Iterable[Output], codec: Codec, limit: Callable[[str], 
 
 def _portions(group: list[Output]) -> list[list[Output]]:
     """Cut a group where it would grow above what one message should hold."""
+    if len(group) == 1:
+        return [group]  # to ask for its bytes costs more than to encode it
     portions: list[list[Output]] = [[]]
     size = 0
     for output in group:

@@ -1,4 +1,4 @@
-"""How busy this machine is: what the edges look at before they make work of every few records."""
+"""How busy this machine is, and waits that go by it: before work is made of every few records."""
 
 from __future__ import annotations
 
@@ -42,3 +42,24 @@ class Pressure:
             return False
         self.busy = (self._seen[0] - last[0]) / (self._seen[1] - last[1])
         return True
+
+
+class Pressed:
+    """A wait of `least_s` to `most_s` seconds: longer while the machine is busier than `BUSY`, else shorter.
+
+    Whatever waits makes fewer and larger rounds, which cost about the same whatever is in them.
+    """
+
+    BUSY, CHANGE = 0.7, 1.15  # share of the machine in use that is aimed at; factor of one look at it
+
+    def __init__(self, least_s: float, most_s: float, pressure: Pressure | None = None) -> None:
+        self._least_s, self._most_s = least_s, most_s
+        self._pressure = pressure or Pressure()
+        self._wait_s = least_s
+
+    def wait_s(self) -> float:
+        """How long to wait now."""
+        if self._least_s < self._most_s and self._pressure.look():
+            factor = self.CHANGE if self._pressure.busy > self.BUSY else 1 / self.CHANGE
+            self._wait_s = min(self._most_s, max(self._least_s, self._wait_s * factor))
+        return self._wait_s
