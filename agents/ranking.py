@@ -19,14 +19,14 @@ source: Auer et al. 2002 (upper confidence bound), Thompson 1933 (the noise).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from aos.agents.fleet import Fleet
 from aos.agents.matching import FILTERED_MAX, Eligible
-from aos.analytics.beliefs import Beliefs
+from aos.analytics.beliefs import Beliefs, predict_into
 from aos.analytics.strategies import Strategy
 
 # The least range that counts as a difference: below it a difference weighs in proportion, so that noise among equal
@@ -100,11 +100,15 @@ def rank(fleet: Fleet, beliefs: Beliefs, asks: Sequence[Ask], tasks: Tasks, limi
     health, budget, over = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
     over_slots: dict[int, list[int]] = {}
     parts = []
+    limited = bool(np.isfinite(tasks.budgets).any())
     for asked in _by_size(asks).values():
         sheet = _sheet(fleet, beliefs, asked, tasks, limits)
-        ok = _widen(sheet, tasks, limits, health, budget)
-        _leave_out(sheet, ok, tasks, over, over_slots)
-        best[sheet.rows] = np.where(ok, sheet.score, -1.0).max(axis=1)
+        if limited or sheet.suspected.any():
+            ok = _widen(sheet, tasks, limits, health, budget)
+            _leave_out(sheet, ok, tasks, over, over_slots)
+        else:
+            ok = sheet.real
+        best[sheet.rows] = np.where(ok, sheet.score, np.float32(-1.0)).max(axis=1)
         utility = _utility(sheet, ok, asked, tasks.salts[sheet.rows], fleet.salt)
         places, kept = _places(sheet, utility, ok, limits)
         parts.append(_pick(sheet, places, kept, limits))
@@ -139,21 +143,23 @@ def salts(rows: pa.RecordBatch, seed: int, names: Sequence[str]) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Sheet:
-    """One padded matrix: [rows, agents]; `real` says which cells are agents."""
+    """Rows and their agents. Of an eligible set (one an ask) an array [agents of all sets]; of a row and an agent a
+    padded matrix [rows, agents]: `agents` leads to the place in the arrays, `real` says which cells are agents."""
 
     rows: np.ndarray
-    lengths: np.ndarray
+    heights: np.ndarray  # int64 [asks] rows of each ask
     real: np.ndarray
-    slots: np.ndarray
-    suspected: np.ndarray
-    covers: np.ndarray
+    agents: np.ndarray
     score: np.ndarray
     deviation: np.ndarray
     similarity: np.ndarray
+    slots: np.ndarray
+    suspected: np.ndarray
+    covers: np.ndarray
     latency: np.ndarray
     cost: np.ndarray
     count: np.ndarray
-    partial: np.ndarray  # bool [rows]
+    partial: np.ndarray  # bool [asks]
 
 
 def _by_size(asks: Sequence[Ask]) -> dict[int, list[Ask]]:
@@ -172,44 +178,41 @@ def _sheet(fleet: Fleet, beliefs: Beliefs, asks: Sequence[Ask], tasks: Tasks, li
         _short(fleet, beliefs, ask, tasks, limits) if len(ask.eligible) > WIDE else ask.eligible
         for ask in asks
     ]
-    widths = [len(one) for one in sets]
-    heights = [len(ask.rows) for ask in asks]
-    shape = (sum(heights), max(widths))
+    found = [
+        (beliefs.basis(ask.domain, ask.task_kind, one.names), beliefs.nearness(ask.domain, one.names))
+        for ask, one in zip(asks, sets, strict=True)
+    ]
+    widths, heights = np.array([len(one) for one in sets]), np.array([len(ask.rows) for ask in asks])
     rows = np.concatenate([ask.rows for ask in asks])
-    lengths = np.repeat(widths, heights)
-    sheet = _Sheet(
+    places = np.arange(widths.max())
+    starts = np.cumsum(widths) - widths
+    shape = (len(rows), len(places))
+    score, deviation, similarity = (np.zeros(shape, np.float32) for _ in range(3))
+    predict_into(
+        found, widths.tolist(), heights.tolist(), tasks.surfaces[rows], tasks.embeddings[rows],
+        score, deviation, similarity,
+    )  # fmt: skip
+    slots = np.concatenate([one.slots for one in sets])
+    count = np.concatenate([basis.count for basis, _ in found])
+    cost = np.concatenate([basis.cost_usd_micros for basis, _ in found])
+    return _Sheet(
         rows,
-        lengths,
-        np.arange(shape[1]) < lengths[:, None],
-        slots=np.zeros(shape, np.int64),
-        suspected=np.zeros(shape, bool),
-        covers=np.zeros(shape, np.int64),
-        score=np.zeros(shape, np.float32),
-        deviation=np.zeros(shape, np.float32),
-        similarity=np.zeros(shape, np.float32),
-        latency=np.zeros(shape, np.float64),
-        cost=np.zeros(shape, np.float64),
-        count=np.zeros(shape, np.float64),
-        partial=np.repeat([one.partial for one in sets], heights),
+        heights,
+        np.repeat(places < widths[:, None], heights, axis=0),
+        # what pads a row is an agent, too, of this set or another: nobody looks at it
+        np.repeat(np.minimum(starts[:, None] + places, len(slots) - 1), heights, axis=0),
+        score,
+        deviation,
+        similarity,
+        slots,
+        np.concatenate([one.suspected for one in sets]),
+        np.concatenate([one.covers for one in sets]),
+        np.concatenate([basis.latency_us for basis, _ in found]),
+        # before an outcome the registered price is the better guess
+        np.where(count > 0, cost, fleet.price[slots]),
+        count,
+        np.array([one.partial for one in sets]),
     )
-    end = 0
-    for ask, one in zip(asks, sets, strict=True):
-        part = beliefs.predict(
-            ask.domain, ask.task_kind, one.names, tasks.surfaces[ask.rows], tasks.embeddings[ask.rows]
-        )
-        start, end, width = end, end + len(ask.rows), len(one)
-        sheet.slots[start:end, :width] = one.slots
-        sheet.suspected[start:end, :width] = one.suspected
-        sheet.covers[start:end, :width] = one.covers
-        sheet.score[start:end, :width] = part.score
-        sheet.deviation[start:end, :width] = part.deviation
-        sheet.similarity[start:end, :width] = part.similarity
-        sheet.latency[start:end, :width] = part.latency_us
-        sheet.cost[start:end, :width] = part.cost_usd_micros
-        sheet.count[start:end, :width] = part.count
-    # before an outcome the registered price is the better guess
-    sheet.cost = np.where(sheet.count > 0, sheet.cost, fleet.price[sheet.slots])
-    return sheet
 
 
 def _short(fleet: Fleet, beliefs: Beliefs, ask: Ask, tasks: Tasks, limits: Limits) -> Eligible:
@@ -219,34 +222,27 @@ def _short(fleet: Fleet, beliefs: Beliefs, ask: Ask, tasks: Tasks, limits: Limit
     """
     one = ask.eligible
     surface = beliefs.typical(ask.domain, ask.task_kind)[None]
-    part = beliefs.predict(
-        ask.domain, ask.task_kind, one.names, surface, np.zeros((1, tasks.embeddings.shape[1]), np.float32)
-    )
+    part = beliefs.predict(ask.domain, ask.task_kind, one.names, surface, None)
     noise = _noise(np.array([tasks.turn & 0xFFFFFFFF], np.uint32), fleet.salt[one.slots][None])[0]
     success = part.score[0] + ask.strategy.exploration * part.deviation[0] * (1 + noise)
     success = success - 2.0 * one.suspected
     least = np.argsort(part.count + noise * 0.01, kind="stable")[: SHORT // TRIAL_SHARE]
     success[least[part.count[least] < limits.trial]] += 1.0
     kept = np.sort(np.argpartition(-success, SHORT - 1)[:SHORT])
-    return Eligible(
-        one.slots[kept],
-        tuple(one.names[place] for place in kept),
-        one.suspected[kept],
-        one.covers[kept],
-        one.partial,
-        one.filtered,
-        one.reasons,
-        one.filtered_count,
+    names = tuple(one.names[place] for place in kept)
+    return replace(
+        one, slots=one.slots[kept], names=names, suspected=one.suspected[kept], covers=one.covers[kept]
     )
 
 
 def _widen(sheet: _Sheet, tasks: Tasks, limits: Limits, health: np.ndarray, budget: np.ndarray) -> np.ndarray:
     """Which cells are candidates: healthy and within budget; with too few also suspected; then also over budget."""
-    fits = sheet.real & (sheet.cost <= tasks.budgets[sheet.rows][:, None])
-    ok: np.ndarray = fits & ~sheet.suspected
+    fits = sheet.real & (sheet.cost[sheet.agents] <= tasks.budgets[sheet.rows][:, None])
+    suspected = sheet.suspected[sheet.agents]
+    ok: np.ndarray = fits & ~suspected
     few = ok.sum(axis=1) < limits.wanted
     if few.any():
-        more = few & ((fits & sheet.suspected).any(axis=1))
+        more = few & ((fits & suspected).any(axis=1))
         ok |= fits & more[:, None]
         health[sheet.rows] = more
         few &= ok.sum(axis=1) < limits.wanted
@@ -261,11 +257,11 @@ def _leave_out(
 ) -> None:
     """Note who is left out for the budget."""
     budgets = tasks.budgets[sheet.rows][:, None]
-    left = sheet.real & ~ok & (sheet.cost > budgets)
+    left = sheet.real & ~ok & (sheet.cost[sheet.agents] > budgets)
     over[sheet.rows] = left.sum(axis=1)
     for place in np.flatnonzero(left.any(axis=1)).tolist():
         row = int(sheet.rows[place])
-        over_slots[row] = sheet.slots[place][left[place]][:FILTERED_MAX].tolist()
+        over_slots[row] = sheet.slots[sheet.agents[place][left[place]][:FILTERED_MAX]].tolist()
 
 
 def _noise(rows: np.ndarray, agents: np.ndarray) -> np.ndarray:
@@ -278,20 +274,20 @@ def _noise(rows: np.ndarray, agents: np.ndarray) -> np.ndarray:
 def _utility(
     sheet: _Sheet, ok: np.ndarray, asks: Sequence[Ask], salts: np.ndarray, agent_salts: np.ndarray
 ) -> np.ndarray:
-    heights = [len(ask.rows) for ask in asks]
-
-    def factor(name: str) -> np.ndarray:
-        values = np.array([getattr(ask.strategy, name) for ask in asks], np.float32)
-        return np.repeat(values, heights)[:, None]
-
-    noise = _noise(salts, agent_salts[sheet.slots])
-    success = sheet.score + factor("exploration") * sheet.deviation * (1 + noise)
-    utility = factor("weight_success") * _within(success, ok, SCORE_RANGE_MIN)
-    utility -= factor("weight_latency") * _within(_log(sheet.latency), ok, RATIO_RANGE_MIN)
-    utility -= factor("weight_stability") * _within(sheet.deviation, ok, DEVIATION_RANGE_MIN)
-    utility -= factor("weight_resource") * _within(_log(sheet.cost), ok, RATIO_RANGE_MIN)
+    weights = np.array([_weights(ask.strategy) for ask in asks], np.float32).repeat(sheet.heights, axis=0)
+    exploration, on_success, on_latency, on_stability, on_resource = weights.T[:, :, None]
+    noise = _noise(salts, agent_salts[sheet.slots][sheet.agents])
+    success = sheet.score + exploration * sheet.deviation * (1 + noise)
+    utility = on_success * _within(success, ok, SCORE_RANGE_MIN)
+    utility -= on_latency * _within(_log(sheet.latency)[sheet.agents], ok, RATIO_RANGE_MIN)
+    utility -= on_stability * _within(sheet.deviation, ok, DEVIATION_RANGE_MIN)
+    utility -= on_resource * _within(_log(sheet.cost)[sheet.agents], ok, RATIO_RANGE_MIN)
     utility += noise * np.float32(1e-6)
     return np.where(ok, utility, np.float32(-np.inf))
+
+
+def _weights(s: Strategy) -> tuple[float, ...]:
+    return s.exploration, s.weight_success, s.weight_latency, s.weight_stability, s.weight_resource
 
 
 def _log(values: np.ndarray) -> np.ndarray:
@@ -315,23 +311,29 @@ def _places(
     width, count = utility.shape[1], limits.count
     if width <= count:
         places = np.argsort(-utility, axis=1)
-        return places, np.take_along_axis(ok, places, axis=1)
+        return places, _at(ok, places)
     wanted = utility
     reserved = count // TRIAL_SHARE
-    trial = ok & (sheet.count < limits.trial)
-    if reserved and trial.any():
-        tried = np.where(trial, sheet.count - 1e-3 * utility, np.inf)
+    new = sheet.count < limits.trial
+    trial = ok & new[sheet.agents] if reserved and new.any() else None
+    if trial is not None and trial.any():
+        tried = np.where(trial, sheet.count[sheet.agents] - 1e-3 * utility, np.inf)
         least = np.argpartition(tried, reserved - 1, axis=1)[:, :reserved]
-        bonus = np.where(np.isfinite(np.take_along_axis(tried, least, axis=1)), np.float32(10), np.float32(0))
+        bonus = np.where(np.isfinite(_at(tried, least)), np.float32(10), np.float32(0))
         wanted = utility.copy()
-        np.put_along_axis(wanted, least, np.take_along_axis(utility, least, axis=1) + bonus, axis=1)
+        np.put_along_axis(wanted, least, _at(utility, least) + bonus, axis=1)
     places = np.argpartition(-wanted, count - 1, axis=1)[:, :count]
-    chosen = np.take_along_axis(utility, places, axis=1)
-    places = np.take_along_axis(places, np.argsort(-chosen, axis=1), axis=1)
-    kept = np.take_along_axis(ok, places, axis=1)
+    places = _at(places, np.argsort(-_at(utility, places), axis=1))
+    kept = _at(ok, places)
     if sheet.partial.any():
         return _representing(sheet, utility, ok, places, kept, limits)
     return places, kept
+
+
+def _at(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What stands at these columns of each row."""
+    found: np.ndarray = matrix[np.arange(len(matrix))[:, None], places]
+    return found
 
 
 def _representing(
@@ -344,9 +346,9 @@ def _representing(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For rows without an agent that has everything: some of the best for each capability."""
     chosen = [row[taken].tolist() for row, taken in zip(places, kept, strict=True)]
-    for row in np.flatnonzero(sheet.partial).tolist():
+    for row in np.flatnonzero(np.repeat(sheet.partial, sheet.heights)).tolist():
         order = [place for place in np.argsort(-utility[row]).tolist() if ok[row, place]]
-        covers = sheet.covers[row]
+        covers = sheet.covers[sheet.agents[row]]
         bits = int(np.bitwise_or.reduce(covers[order])).bit_length() if order else 0
         share = max(2, limits.count // max(bits, 1))
         wanted: set[int] = set()
@@ -364,21 +366,22 @@ def _representing(
 
 
 def _pick(sheet: _Sheet, places: np.ndarray, kept: np.ndarray, limits: Limits) -> tuple[np.ndarray, ...]:
-    def taken(matrix: np.ndarray) -> np.ndarray:
-        picked: np.ndarray = np.take_along_axis(matrix, places, axis=1)[kept]
-        return picked
-
-    rows = np.repeat(sheet.rows, kept.sum(axis=1))
-    matrices = (
-        sheet.slots,
-        sheet.score,
-        sheet.deviation,
-        sheet.similarity,
-        sheet.latency,
-        sheet.cost,
-        sheet.covers,
+    order = np.argsort(sheet.rows)
+    kept = kept[order]
+    lines = np.repeat(order, kept.sum(axis=1))
+    cells = lines * sheet.real.shape[1] + places[order][kept]
+    agents = sheet.agents.ravel()[cells]
+    return (
+        sheet.rows[lines],
+        sheet.slots[agents],
+        sheet.score.ravel()[cells],
+        sheet.deviation.ravel()[cells],
+        sheet.similarity.ravel()[cells],
+        sheet.latency[agents],
+        sheet.cost[agents],
+        sheet.covers[agents],
+        sheet.count[agents] < limits.trial,
     )
-    return (rows, *(taken(matrix) for matrix in matrices), taken(sheet.count) < limits.trial)
 
 
 _TYPES = (np.int64, np.int64, *[np.float32] * 3, *[np.float64] * 2, np.int64, bool)
@@ -388,8 +391,8 @@ def _join(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     """All parts as one, rows ascending."""
     if not parts:
         return [np.zeros(0, type) for type in _TYPES]
+    if len(parts) == 1:
+        return list(parts[0])
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if len(parts) == 1 and (np.diff(columns[0]) >= 0).all():
-        return columns
     order = np.argsort(columns[0], kind="stable")
     return [column[order] for column in columns]

@@ -28,7 +28,10 @@ Ints = npt.NDArray[np.int64]
 TERMS = SURFACE_SIZE + 1  # the intercept, then the surface features
 PRIOR_SCORE, PRIOR_DEVIATION = 0.5, 0.29
 PRIOR_LATENCY_US, PRIOR_COST_USD_MICROS = 1_000_000.0, 0.0
-KNOWN_LISTS_MAX = 512  # lists of agents whose slots are remembered; match asks for few different lists
+REMEMBERED_MAX = (
+    32_768  # agents in all lists whose beliefs are kept at hand, 1.2 KB each; match asks for few lists
+)
+REMEMBERED_LIST_MAX = 1_024  # longer lists are not remembered
 LIMIT = 4.0  # scales a feature may lie from its mean: what lies further must not decide by itself
 
 ALL_KINDS = ""
@@ -84,16 +87,51 @@ class Table:
     drifts: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a prediction of n agents on one kind of work rests on, as long as these tables are the newest.
+
+    `weights` and `variances` are None where nothing was taught. `whole` is None when no agent needed it.
+    """
+
+    table: Table | None
+    whole: Table | None
+    weights: Floats | None  # [n, TERMS]
+    variances: Floats | None  # [n, TERMS]
+    latency_us: Doubles  # [n]
+    cost_usd_micros: Doubles  # [n]
+    count: Doubles  # [n]
+    means: Floats  # [SURFACE_SIZE]
+    scales: Floats  # [SURFACE_SIZE]
+
+
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """Mean embeddings of some of n agents: `vectors` [k, EMBEDDING_SIZE] are those at `places`, of all when None."""
+
+    of: Centres | None
+    places: Ints | None
+    vectors: Floats
+
+
+Centres = tuple[dict[str, int], Floats]  # row of each agent that has a mean embedding, and the embeddings
+
+
 @dataclass(slots=True)
 class Beliefs:
-    """Everything believed, by domain and kind; `apply` is the only one that changes it."""
+    """Everything believed, by domain and kind; `apply` is the only one that changes it.
+
+    `bases` and `near` remember what was asked; forgetting them changes no answer.
+    """
 
     tables: dict[tuple[str, str], Table] = field(default_factory=dict)
     keys: dict[bytes, tuple[str, str]] = field(default_factory=dict)
-    centres: dict[str, tuple[dict[str, int], Floats]] = field(default_factory=dict)
+    centres: dict[str, Centres] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
-    lists: dict[tuple[str, ...], Ints] = field(default_factory=dict)
+    bases: dict[tuple[str, str, tuple[str, ...]], Basis] = field(default_factory=dict)
+    near: dict[tuple[str, tuple[str, ...]], Nearness] = field(default_factory=dict)
+    remembered: int = 0  # agents in `bases` and `near`
 
     def version(self, domain: str) -> int:
         """Next offset of the experiences that the domain's newest belief rests on, 0 before any."""
@@ -104,31 +142,47 @@ class Beliefs:
         domain: str,
         task_kind: str | None,
         agents: Sequence[str],
-        surfaces: np.ndarray,
-        embeddings: np.ndarray,
+        surfaces: Floats,
+        embeddings: Floats | None,
     ) -> Prediction:
-        """What to expect of `agents` on tasks with these surfaces [r, 16] and embeddings [r, 256]."""
-        slots = self._slots(agents)
-        similarity = self._similarity(domain, agents, embeddings)
+        """What to expect of `agents` on tasks with these surfaces [r, 16] and embeddings [r, 256]; None: whatever
+        they are like."""
+        names, count = tuple(agents), len(surfaces)
+        basis = self.basis(domain, task_kind, names)
+        near = NOWHERE if embeddings is None else self.nearness(domain, names)
+        score, deviation, similarity = (np.zeros((count, len(names)), np.float32) for _ in range(3))
+        tasks = surfaces if embeddings is None else embeddings
+        predict_into([(basis, near)], [len(names)], [count], surfaces, tasks, score, deviation, similarity)
+        return Prediction(score, deviation, similarity, basis.latency_us, basis.cost_usd_micros, basis.count)
+
+    def basis(self, domain: str, task_kind: str | None, agents: tuple[str, ...]) -> Basis:
+        """What a prediction of these agents on this kind of work rests on."""
+        kind = task_kind or ALL_KINDS
         whole = self.tables.get((domain, ALL_KINDS))
-        table = self.tables.get((domain, task_kind or ALL_KINDS)) or whole
-        if table is None:
-            return _untaught(len(surfaces), len(agents), similarity)
-        rows = _rows(table, slots)
-        weights, variances = table.weights[rows], table.variances[rows]
-        latency, cost = table.latency_us[rows], table.cost_usd_micros[rows]
-        count = np.where(rows > 0, table.count[rows], 0.0)
-        if whole is not None and whole is not table:
-            _borrow(whole, slots, rows, weights, variances, latency, cost)
-        terms = np.empty((len(surfaces), TERMS), np.float32)
-        terms[:, 0] = 1.0
-        np.subtract(surfaces, table.means, out=terms[:, 1:])
-        terms[:, 1:] /= table.scales
-        np.clip(terms, -LIMIT, LIMIT, out=terms)
-        score = np.clip(terms @ weights.T, 0.0, 1.0)
-        np.square(terms, out=terms)
-        deviation = np.minimum(np.sqrt(terms @ variances.T), np.float32(PRIOR_DEVIATION))
-        return Prediction(score, deviation, similarity, latency, cost, count)
+        table = self.tables.get((domain, kind)) or whole
+        key = (domain, kind, agents)
+        known = self.bases.get(key)
+        if known is not None and known.table is table and (known.whole is None or known.whole is whole):
+            return known
+        made = _untaught(len(agents)) if table is None else _basis(table, whole, self._slots(agents))
+        if self._remembers(len(agents), known is None):
+            self.bases[key] = made
+        return made
+
+    def nearness(self, domain: str, agents: tuple[str, ...]) -> Nearness:
+        """The mean embeddings of these agents."""
+        of = self.centres.get(domain)
+        if of is None:
+            return NOWHERE
+        known = self.near.get((domain, agents))
+        if known is not None and known.of is of:
+            return known
+        rows = [(place, of[0][name]) for place, name in enumerate(agents) if name in of[0]]
+        places, found = np.array(rows, np.int64).reshape(-1, 2).T
+        made = Nearness(of, places if len(places) < len(agents) else None, of[1][found])
+        if self._remembers(len(agents), known is None):
+            self.near[domain, agents] = made
+        return made
 
     def typical(self, domain: str, task_kind: str | None) -> Floats:
         """The surface [16] of a typical task of the kind: the mean of what was learned from, zeros before."""
@@ -180,27 +234,18 @@ class Beliefs:
         return self
 
     def _slots(self, agents: Sequence[str]) -> Ints:
-        """Slots of the agents; the list is remembered, because match asks for the same few."""
-        names = tuple(agents)
-        found = self.lists.get(names)
-        if found is None:
-            found = np.array([self.slots.setdefault(name, len(self.slots)) for name in names], np.int64)
-            if len(self.lists) >= KNOWN_LISTS_MAX:
-                self.lists.clear()
-            self.lists[names] = found
-        return found
+        return np.array([self.slots.setdefault(name, len(self.slots)) for name in agents], np.int64)
 
-    def _similarity(self, domain: str, agents: Sequence[str], embeddings: np.ndarray) -> Floats:
-        where, centres = self.centres.get(domain, ({}, None))
-        similarity = np.zeros((len(embeddings), len(agents)), np.float32)
-        if centres is None:
-            return similarity
-        known = [(place, where[name]) for place, name in enumerate(agents) if name in where]
-        if known:
-            places, rows = np.array(known).T
-            tasks = np.asarray(embeddings, np.float32)
-            similarity[:, places] = np.clip(tasks @ centres[rows].T, -1.0, 1.0)
-        return similarity
+    def _remembers(self, count: int, new: bool) -> bool:
+        """Whether a list of `count` agents may be kept at hand; the others go when it is too much."""
+        if count > REMEMBERED_LIST_MAX:
+            return False
+        self.remembered += count * new
+        if self.remembered > REMEMBERED_MAX:
+            self.bases.clear()
+            self.near.clear()
+            self.remembered = count
+        return True
 
     def _table(self, rows: pa.RecordBatch) -> Table:
         names = rows.column("agent").to_pylist()
@@ -247,19 +292,77 @@ def _borrow(
         cost[lend] = np.maximum(cost[lend] + whole.cost_usd_micros[lenders] - whole.cost_usd_micros[0], 0.0)
 
 
-def _untaught(tasks: int, agents: int, similarity: Floats) -> Prediction:
+def _untaught(count: int) -> Basis:
     """The prior, where a domain has taught nothing."""
-    return Prediction(
-        np.full((tasks, agents), PRIOR_SCORE, np.float32),
-        np.full((tasks, agents), PRIOR_DEVIATION, np.float32),
-        similarity,
-        np.full(agents, PRIOR_LATENCY_US),
-        np.full(agents, PRIOR_COST_USD_MICROS),
-        np.zeros(agents),
-    )
+    return Basis(
+        None, None, None, None,
+        np.full(count, PRIOR_LATENCY_US), np.full(count, PRIOR_COST_USD_MICROS), np.zeros(count),
+        np.zeros(SURFACE_SIZE, np.float32), np.ones(SURFACE_SIZE, np.float32),
+    )  # fmt: skip
 
 
-def _centres(rows: pa.RecordBatch) -> tuple[dict[str, int], Floats]:
+def _basis(table: Table, whole: Table | None, slots: Ints) -> Basis:
+    rows = _rows(table, slots)
+    weights, variances = table.weights[rows], table.variances[rows]
+    latency, cost = table.latency_us[rows], table.cost_usd_micros[rows]
+    lent = whole is not None and whole is not table and not rows.all()
+    if whole is not None and lent:
+        _borrow(whole, slots, rows, weights, variances, latency, cost)
+    count = np.where(rows > 0, table.count[rows], 0.0)
+    lender = whole if lent else None
+    return Basis(table, lender, weights, variances, latency, cost, count, table.means, table.scales)
+
+
+def predict_into(
+    bases: Sequence[tuple[Basis, Nearness]],
+    widths: Sequence[int],
+    heights: Sequence[int],
+    surfaces: Floats,
+    embeddings: Floats,
+    score: Floats,
+    deviation: Floats,
+    similarity: Floats,
+) -> None:
+    """Predict tasks that stand one group of `heights` after the other, each for the agents of its basis.
+
+    `score`, `deviation` and `similarity` are zeros [tasks, at least the largest of widths] and are filled in place;
+    cells beyond a group's width stay 0.
+    """
+    terms = _terms([basis for basis, _ in bases], heights, surfaces)
+    squares = np.square(terms)
+    end = 0
+    for (basis, near), width, height in zip(bases, widths, heights, strict=True):
+        start, end = end, end + height
+        if basis.weights is None or basis.variances is None:
+            score[start:end, :width] = PRIOR_SCORE
+            deviation[start:end, :width] = 1.0  # cut to the prior's below
+        else:
+            np.matmul(terms[start:end], basis.weights.T, out=score[start:end, :width])
+            np.matmul(squares[start:end], basis.variances.T, out=deviation[start:end, :width])
+        if near.places is None:
+            if len(near.vectors):
+                np.matmul(embeddings[start:end], near.vectors.T, out=similarity[start:end, :width])
+        elif len(near.places):
+            similarity[start:end, near.places] = embeddings[start:end] @ near.vectors.T
+    np.clip(score, 0.0, 1.0, out=score)
+    np.minimum(np.sqrt(deviation, out=deviation), np.float32(PRIOR_DEVIATION), out=deviation)
+    np.clip(similarity, -1.0, 1.0, out=similarity)
+
+
+def _terms(bases: Sequence[Basis], heights: Sequence[int], surfaces: Floats) -> Floats:
+    """The scaled terms [tasks, TERMS] of tasks that stand group after group."""
+    group = np.repeat(np.arange(len(bases)), heights)
+    terms = np.empty((len(surfaces), TERMS), np.float32)
+    terms[:, 0] = 1.0
+    np.subtract(surfaces, np.array([basis.means for basis in bases])[group], out=terms[:, 1:])
+    terms[:, 1:] /= np.array([basis.scales for basis in bases])[group]
+    return np.clip(terms, -LIMIT, LIMIT, out=terms)
+
+
+NOWHERE = Nearness(None, None, np.zeros((0, EMBEDDING_SIZE), np.float32))
+
+
+def _centres(rows: pa.RecordBatch) -> Centres:
     """Row of each agent that has a mean embedding, and the embeddings."""
     names = rows.column("agent").to_pylist()
     return {name: row for row, name in enumerate(names)}, _matrix(rows.column("centre"), EMBEDDING_SIZE)

@@ -16,13 +16,15 @@ fewer candidates than `candidates_wanted`, suspected agents are let in (`widened
 budget ("budget"); the other filters are never loosened. When no agent has all required capabilities, agents that have
 them together are named, with what each covers. When the best score is below `confidence_min`, or nobody is eligible,
 the fallback agents are named instead ("fallback", degraded), if there are any. On stale views every row is degraded.
-cost: at 128 rows 16 us a row over 12 agents, 30 over 1,000 agents in 20 capabilities, 80 when these rows are of 10
-    domains (a prediction each); 7 ms for 64 rows over 10,000 agents in 20 capabilities. Most of it is the prediction.
+cost: over 1,000 agents in 20 capabilities, rows of 10 domains: 1.8 ms a message of 20 rows, 3 ms of 150, 7 ms of 600,
+    most of it the prediction and the ranking of 50 agents a row; 7 ms for 64 rows over 10,000 agents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,8 @@ _SAME = (
     "policy",
 )
 _COST_MAX = float(2**53)
+_CANDIDATES, _OTHERS = (record("match").schema.field(name).type for name in ("candidates", "filtered"))
+_CANDIDATE, _OTHER = list(_CANDIDATES.value_type), list(_OTHERS.value_type)
 
 
 def initial(partition: int) -> Memory:
@@ -71,64 +75,80 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
     fleet: Fleet = views["aos.agent-states"]
     beliefs, strategies, settings = views["aos.beliefs"], views["aos.strategies"], views.settings
     limits = Limits(settings.candidates_max, settings.candidates_wanted, settings.trial_outcomes)
-    wishes = _wishes(tasks)
-    groups: dict[Wish, list[int]] = {}
-    for row, wish in enumerate(wishes):
-        groups.setdefault(wish, []).append(row)
-    policies = {domain: strategies.of(domain) for domain in {wish.domain for wish in groups}}
-
-    def asks(found: Mapping[Wish, Eligible], rows: Mapping[Wish, Sequence[int]]) -> list[Ask]:
-        return [
-            Ask(found[wish], np.array(rows[wish]), wish.domain, wish.task_kind, policies[wish.domain])
-            for wish in rows
-        ]
-
+    wishes, of_row, groups = _wishes(tasks)
+    policies = [strategies.of(wish.domain) for wish in wishes]
+    found = [memory.eligible(fleet, wish, limits.wanted) for wish in wishes]
     wanted = _tasks(tasks, now, seed)
-    found = {wish: memory.eligible(fleet, wish, limits.wanted) for wish in groups}
-    ranked = rank(fleet, beliefs, asks(found, groups), wanted, limits)
+    asks = [
+        Ask(one, rows, wish.domain, wish.task_kind, policy)
+        for one, rows, wish, policy in zip(found, groups, wishes, policies, strict=True)
+    ]
+    ranked = rank(fleet, beliefs, asks, wanted, limits)
     fallen = np.zeros(len(tasks), bool)
     doubted = _doubted(ranked, settings.confidence_min)
     if doubted.any() and (settings.fallback_service or fleet.fallback.any()):
-        lost = {
-            wish: kept for wish, rows in groups.items() if (kept := [row for row in rows if doubted[row]])
-        }
-        others = {wish: matching.fallback(fleet, wish, settings.fallback_service) for wish in lost}
-        lost = {wish: rows for wish, rows in lost.items() if len(others[wish])}
-        fallen[[row for rows in lost.values() for row in rows]] = True
-        ranked = _replaced(ranked, rank(fleet, beliefs, asks(others, lost), wanted, limits), fallen)
-    versions = {domain: beliefs.version(domain) for domain in policies}
+        lost = []
+        for ask, wish in zip(asks, wishes, strict=True):
+            others = matching.fallback(fleet, wish, settings.fallback_service)
+            lost.append(replace(ask, eligible=others, rows=ask.rows[doubted[ask.rows] & bool(len(others))]))
+        lost = [ask for ask in lost if len(ask.rows)]
+        for ask in lost:
+            fallen[ask.rows] = True
+        ranked = _replaced(ranked, rank(fleet, beliefs, lost, wanted, limits), fallen)
     return from_columns(
         "match",
         len(tasks),
         take_common(tasks)
         | {name: tasks.column(name) for name in _SAME}
-        | _filtered(fleet, ranked, wishes, found)
+        | _filtered(fleet, ranked, found, of_row)
+        | _widened(ranked, fallen)
         | {
             "candidates": _candidates(memory, fleet, ranked, len(tasks)),
             "shortfall": np.maximum(limits.wanted - np.bincount(ranked.rows, minlength=len(tasks)), 0),
-            "widened": _widened(ranked, fallen),
-            "model_version": [versions[wish.domain] for wish in wishes],
+            "model_version": np.array([beliefs.version(wish.domain) for wish in wishes])[of_row],
             "settings_version": np.full(len(tasks), settings_version(views)),
             "degraded": fallen | views.stale,
         },
     )
 
 
-def _wishes(tasks: pa.RecordBatch) -> list[Wish]:
-    names = ("tenant", "domain", "task_kind", "require", "pin", "exclude", "budget_usd_micros")
-    columns = (tasks.column(name).to_pylist() for name in names)
-    return [
-        Wish(tenant, domain, kind, tuple(require), tuple(pin), tuple(exclude), budget is not None)
-        for tenant, domain, kind, require, pin, exclude, budget in zip(*columns, strict=True)
-    ]
+def _wishes(tasks: pa.RecordBatch) -> tuple[list[Wish], np.ndarray, list[np.ndarray]]:
+    """The different wishes; the number of each row's; the rows of each."""
+    columns = (
+        *(tasks.column(name).to_numpy(zero_copy_only=False).tolist() for name in _WISH_TEXTS),
+        *(_tuples(tasks.column(name)) for name in _WISH_LISTS),
+        tasks.column("budget_usd_micros").is_valid().to_numpy(zero_copy_only=False).tolist(),
+    )
+    numbers: dict[tuple[Any, ...], int] = {}
+    of_row = np.array([numbers.setdefault(key, len(numbers)) for key in zip(*columns, strict=True)])
+    order = np.argsort(of_row, kind="stable")
+    ends = np.cumsum(np.bincount(of_row)).tolist()
+    groups = [order[start:end] for start, end in pairwise((0, *ends))]
+    return [Wish._make(key) for key in numbers], of_row, groups
+
+
+_WISH_TEXTS, _WISH_LISTS = Wish._fields[:3], Wish._fields[3:6]
+
+
+def _tuples(lists: pa.ListArray) -> list[tuple[str, ...]]:
+    flat = lists.flatten()
+    if not len(flat):
+        return [()] * len(lists)
+    texts = flat.to_numpy(zero_copy_only=False).tolist()
+    offsets = lists.offsets.to_numpy()
+    return [tuple(texts[start:end]) for start, end in pairwise((offsets - offsets[0]).tolist())]
 
 
 def _tasks(tasks: pa.RecordBatch, now: int, seed: int) -> Tasks:
-    budgets = tasks.column("budget_usd_micros")
+    column = tasks.column("budget_usd_micros")
+    budgets = np.full(len(tasks), np.inf)
+    if column.null_count < len(tasks):
+        known = column.is_valid().to_numpy(zero_copy_only=False)
+        budgets[known] = column.drop_null().to_numpy()
     return Tasks(
         np.ascontiguousarray(tensor(tasks.column("surface")), np.float32),
         tensor(tasks.column("embedding")).astype(np.float32),
-        np.where(budgets.is_null(), np.inf, budgets.fill_null(0).to_numpy(zero_copy_only=False)),
+        budgets,
         salts(tasks, seed, ("round", "step", "match_round")),
         now // TURN_US,
     )
@@ -153,7 +173,6 @@ def _replaced(ranked: Ranked, others: Ranked, fallen: np.ndarray) -> Ranked:
 
 
 def _candidates(memory: Memory, fleet: Fleet, ranked: Ranked, count: int) -> pa.Array:
-    type = record("match").schema.field("candidates").type
     slots = ranked.slots
     taken = pa.array(slots)
     columns: dict[str, Any] = {
@@ -170,15 +189,14 @@ def _candidates(memory: Memory, fleet: Fleet, ranked: Ranked, count: int) -> pa.
         "covers": ranked.covers,
         "trial": ranked.trial,
     }
-    fields = list(type.value_type)
     arrays = [
         column if isinstance(column := columns[field.name], pa.Array) else pa.array(column, field.type)
-        for field in fields
+        for field in _CANDIDATE
     ]
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(ranked.rows, minlength=count), out=offsets[1:])
-    values = pa.StructArray.from_arrays(arrays, fields=fields)
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=type)
+    values = pa.StructArray.from_arrays(arrays, fields=_CANDIDATE)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_CANDIDATES)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
@@ -186,39 +204,39 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _widened(ranked: Ranked, fallen: np.ndarray) -> list[str | None]:
+def _widened(ranked: Ranked, fallen: np.ndarray) -> dict[str, Any]:
+    """Column `widened`, absent where all of it would be null."""
     if not (fallen.any() or ranked.health.any() or ranked.budget.any()):
-        return [None] * len(fallen)
+        return {}
     words = {(True, True): "health,budget", (True, False): "health", (False, True): "budget"}
     pairs = zip(ranked.health.tolist(), ranked.budget.tolist(), strict=True)
-    return [
-        "fallback" if fell else words.get(pair) for fell, pair in zip(fallen.tolist(), pairs, strict=True)
-    ]
+    named = zip(fallen.tolist(), pairs, strict=True)
+    return {"widened": ["fallback" if fell else words.get(pair) for fell, pair in named]}
 
 
-def _filtered(
-    fleet: Fleet, ranked: Ranked, wishes: Sequence[Wish], found: Mapping[Wish, Eligible]
-) -> dict[str, Any]:
-    """Columns `filtered` and `filtered_count`. Agents over the budget come first: they were the nearest."""
-    type = record("match").schema.field("filtered").type
-    agents: list[str] = []
-    reasons: list[str] = []
-    offsets, counts = [0], []
+def _filtered(fleet: Fleet, ranked: Ranked, found: Sequence[Eligible], of_row: np.ndarray) -> dict[str, Any]:
+    """Columns `filtered` and `filtered_count`."""
+    counts = np.array([one.filtered_count for one in found])[of_row] + ranked.over
+    if not ranked.over.any():  # the rows of a wish are alike
+        lists = _named([(one.filtered, one.reasons) for one in found])
+        return {"filtered": lists.take(pa.array(of_row)), "filtered_count": counts}
+    named = []
     over = ranked.over.tolist()
-    for row, wish in enumerate(wishes):
-        one = found[wish]
-        room = FILTERED_MAX
-        if over[row]:
-            costly = fleet.agents[ranked.over_slots[row]].tolist()
-            agents += costly
-            reasons += ["budget"] * len(costly)
-            room -= len(costly)
-        agents += one.filtered[:room]
-        reasons += one.reasons[:room]
-        offsets.append(len(agents))
-        counts.append(one.filtered_count + over[row])
-    values = pa.StructArray.from_arrays(
-        [pa.array(agents, pa.string()), pa.array(reasons, pa.string())], fields=list(type.value_type)
-    )
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=type)
-    return {"filtered": lists, "filtered_count": counts}
+    for row, number in enumerate(of_row.tolist()):
+        agents, reasons = found[number].filtered, found[number].reasons
+        if over[row]:  # agents over the budget come first: they were the nearest
+            costly = tuple(fleet.agents[ranked.over_slots[row]].tolist())
+            room = FILTERED_MAX - len(costly)
+            agents, reasons = costly + agents[:room], ("budget",) * len(costly) + reasons[:room]
+        named.append((agents, reasons))
+    return {"filtered": _named(named), "filtered_count": counts}
+
+
+def _named(lists: Sequence[tuple[Sequence[str], Sequence[str]]]) -> pa.ListArray:
+    """Lists of agents and reasons as a column."""
+    agents = pa.array([agent for agents, _ in lists for agent in agents], pa.string())
+    reasons = pa.array([reason for _, reasons in lists for reason in reasons], pa.string())
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(agents) for agents, _ in lists], out=offsets[1:])
+    values = pa.StructArray.from_arrays([agents, reasons], fields=_OTHER)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_OTHERS)

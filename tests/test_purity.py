@@ -90,7 +90,6 @@ LIBRARIES_BY_NAME = {
 WORLD = ("open", "print", "input", "breakpoint", "hash")
 SETS_BY_NAME = {
     ("streams/allocate.py", "set(domains)"): "fills a dict that is asked by key",
-    ("streams/match.py", "{wish.domain for wish in groups}"): "fills a dict that is asked by key",
     ("agents/registry_rows.py", "{agent.cell for agent in values}"): "fills a dict that is asked by key",
     ("analytics/mining.py", "set(one.members)"): "counted, then sorted",
 }
