@@ -1,15 +1,15 @@
-"""Arrow tables as the CSV text that COPY reads, column by column, without a loop over rows.
+"""Arrow tables as the binary form that COPY reads, column by column, without a loop over rows.
 
 Measured against psycopg's `write_row` and pgpq on these tables: see docs/sql.md.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
 from aos.streams.store_tables import Table
 
@@ -28,10 +28,6 @@ SQL_TYPES: dict[pa.DataType, str] = {
 }
 
 
-# What array text would read otherwise: separators, quotes, blanks, the word null, the empty text.
-_NEEDS_QUOTES = r'[{},"\\\s]|^$|^(?i:null)$'
-
-
 def sql_type(type: pa.DataType) -> str:
     """The SQL type of a column."""
     if pa.types.is_list(type):
@@ -44,70 +40,191 @@ def columns_of(table: Table) -> str:
     return ", ".join(f'"{column.name}"' for column in table.columns)
 
 
-def csv_of(rows: pa.Table) -> bytes:
-    """COPY's CSV: an unquoted empty field is null, texts are quoted, times are UTC without zone."""
-    columns = {
-        name: _plain(column.combine_chunks())
-        for name, column in zip(rows.schema.names, rows.columns, strict=True)
-    }
-    sink = pa.BufferOutputStream()
-    pa_csv.write_csv(pa.table(columns), sink, _OPTIONS)
-    return bytes(sink.getvalue())
+HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)  # signature, flags, length of the header's extension
+END = b"\xff\xff"
+
+# PostgreSQL's form of a value of fixed width, as numpy writes it
+_FIXED: dict[pa.DataType, tuple[str, str]] = {
+    pa.bool_(): ("u1", "u1"),
+    pa.int8(): ("i1", ">i2"),
+    pa.int16(): ("<i2", ">i2"),
+    pa.int32(): ("<i4", ">i4"),
+    pa.int64(): ("<i8", ">i8"),
+    pa.float32(): ("<f4", ">f4"),
+    pa.float64(): ("<f8", ">f8"),
+    pa.binary(16): ("V16", "V16"),
+    pa.timestamp("us", tz="UTC"): ("<i8", ">i8"),
+}
+_OIDS = {pa.string(): 25, pa.float32(): 700, pa.bool_(): 16}  # of array items, fixed in pg_type
+_YEAR_2000_US = 946_684_800_000_000  # PostgreSQL counts times from there
+_ARRAY_HEAD = 20  # dimensions, has nulls, type of items, length, lower bound: four bytes each
 
 
-_OPTIONS = pa_csv.WriteOptions(include_header=False, quoting_style="needed")
+def copied(rows: pa.Table) -> bytes:
+    """COPY's binary form of at least one row.
+
+    A row is its columns' lengths and values one after the other. Columns of fixed width, and the lengths of all
+    others, lie side by side in one numpy record; one kernel joins these records with the texts between them.
+    """
+    row = _Row(rows.num_rows)
+    row.put(">i2", rows.num_columns)
+    for column in rows.columns:
+        _put(row, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
+    return b"".join((HEAD, memoryview(row.joined()), END))
 
 
-def _plain(values: pa.Array) -> pa.Array:
-    """The column as Arrow's CSV writer writes it the way PostgreSQL reads it."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.chunk(0) if values.num_chunks else pa.array([], values.type)
-    if pa.types.is_timestamp(values.type):
-        return pc.cast(values.cast(pa.timestamp("us")), pa.string())
-    if pa.types.is_fixed_size_binary(values.type):
-        return _hex(values)
-    if pa.types.is_binary(values.type):
-        return _bytes_hex(values)
-    if pa.types.is_list(values.type):
-        return _array_text(values)
-    return values
+class _Row:
+    """Rows under construction: pieces of variable width, and the run of fixed columns since the last one."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pieces: list[pa.BinaryArray] = []
+        self._run: list[tuple[str, np.ndarray | int]] = []
+
+    def put(self, format: str, values: np.ndarray | int) -> None:
+        """A column of fixed width, in PostgreSQL's byte order."""
+        self._run.append((format, values))
+
+    def put_pieces(self, offsets: np.ndarray, data: pa.Buffer) -> None:
+        """A column of variable width, `count` + 1 offsets into the bytes."""
+        self._end_run()
+        self._pieces.append(_binary(offsets, data))
+
+    def joined(self) -> pa.Buffer:
+        """The bytes of all rows."""
+        self._end_run()
+        if len(self._pieces) == 1:
+            return self._pieces[0].buffers()[2]
+        return pc.binary_join_element_wise(*self._pieces, pa.scalar(b"")).buffers()[2]
+
+    def _end_run(self) -> None:
+        if not self._run:
+            return
+        type = _record_type(tuple(format for format, _ in self._run))
+        records = np.empty(self.count, type)
+        for name, (_, values) in zip(type.names or (), self._run, strict=True):
+            records[name] = values
+        self._run = []
+        offsets = np.arange(self.count + 1, dtype=np.int32) * np.int32(type.itemsize)
+        self._pieces.append(_binary(offsets, pa.py_buffer(records)))
 
 
-def _hex(values: pa.FixedSizeBinaryArray) -> pa.Array:
-    """Ids as 32 hexadecimal digits: the bytes of the whole column at once."""
-    count = len(values)
-    start = values.offset * 16
-    digits = values.buffers()[1].slice(start, count * 16).hex()
-    offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * 32).tobytes())
-    text = pa.StringArray.from_buffers(count, offsets, pa.py_buffer(digits))
-    return pc.if_else(pc.is_valid(values), text, pa.scalar(None, pa.string())) if values.null_count else text
+@lru_cache(maxsize=1024)
+def _record_type(formats: tuple[str, ...]) -> np.dtype[np.void]:
+    return np.dtype([(f"f{index}", format) for index, format in enumerate(formats)])
 
 
-def _bytes_hex(values: pa.BinaryArray) -> pa.Array:
-    """Bytes as \\x and hexadecimal digits. Rare: bodies, only with store_payloads."""
-    return pa.array(
-        [None if value is None else "\\x" + value.hex() for value in values.to_pylist()], pa.string()
-    )
+def _binary(offsets: np.ndarray, data: pa.Buffer) -> pa.BinaryArray:
+    return pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), data])
 
 
-def _array_text(lists: pa.ListArray) -> pa.Array:
-    """PostgreSQL's array text, {a,b}; texts in quotes only if one of them needs it, which is rare."""
-    flat = lists.flatten()
-    if pa.types.is_string(flat.type):
-        items = _quoted(flat) if pc.any(pc.match_substring_regex(flat, _NEEDS_QUOTES)).as_py() else flat
-    elif pa.types.is_floating(flat.type):
-        items = (
-            pl.Series(pl.from_arrow(flat)).cast(pl.String).to_arrow().cast(pa.string())
-        )  # twice pyarrow's speed
+def _put(row: _Row, values: pa.Array) -> None:
+    """A column: the length of each value, -1 for null, and the value."""
+    if values.null_count == row.count:
+        row.put(">i4", -1)
+    elif values.type in _FIXED:
+        _put_fixed(row, values)
+    elif pa.types.is_list(values.type):
+        _put_lists(row, values)
     else:
-        items = flat.cast(pa.string())
-    counts = pc.list_value_length(lists)
-    ends = np.cumsum(pc.fill_null(counts, 0).to_numpy(zero_copy_only=False)).astype(np.int32)
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), items), ",")
-    text = pc.binary_join_element_wise("{", joined, "}", "")
-    return pc.if_else(pc.is_valid(counts), text, pa.scalar(None, pa.string())) if counts.null_count else text
+        _put_bytes(row, values)
 
 
-def _quoted(values: pa.Array) -> pa.Array:
-    escaped = pc.replace_substring(pc.replace_substring(values, "\\", "\\\\"), '"', '\\"')
-    return pc.binary_join_element_wise('"', escaped, '"', "")
+def _put_fixed(row: _Row, values: pa.Array) -> None:
+    read, written = _FIXED[values.type]
+    width = np.dtype(written).itemsize
+    plain = _numbers(values, read)
+    if pa.types.is_timestamp(values.type):
+        plain = plain - _YEAR_2000_US
+    if not values.null_count:
+        row.put(">i4", width)
+        row.put(written, plain)
+        return
+    valid = _valid(values)
+    row.put(">i4", np.where(valid, width, -1))
+    row.put_pieces(_ends(valid * width), pa.py_buffer(plain[valid].astype(written)))
+
+
+def _put_bytes(row: _Row, values: pa.Array) -> None:
+    """Texts are UTF-8 on both sides."""
+    offsets = _offsets(values)
+    lengths = offsets[1:] - offsets[:-1]
+    if values.null_count:
+        valid = _valid(values)
+        if lengths[~valid].any():  # bytes that a null hides
+            values = values.fill_null(b"" if pa.types.is_binary(values.type) else "")
+            offsets = _offsets(values)
+            lengths = offsets[1:] - offsets[:-1]
+        lengths = np.where(valid, lengths, -1)
+    row.put(">i4", lengths)
+    row.put_pieces(offsets, values.buffers()[2] or pa.py_buffer(b""))
+
+
+def _put_lists(row: _Row, lists: pa.ListArray) -> None:
+    """Arrays of one dimension without nulls in them; a null list is as long as an empty one, but of no bytes."""
+    valid = _valid(lists) if lists.null_count else None
+    flat = lists.flatten()
+    offsets = _offsets(lists)
+    counts = offsets[1:] - offsets[:-1]
+    if valid is not None:
+        counts = np.where(valid, counts, 0)
+    item_ends, data = _items(flat)
+    ends = item_ends[_ends(counts)]
+    lengths = ends[1:] - ends[:-1] + _ARRAY_HEAD
+    if valid is None:
+        row.put(">i4", lengths)
+        for value in (1, 0, _OIDS[flat.type]):
+            row.put(">i4", value)
+        row.put(">i4", counts)
+        row.put(">i4", 1)
+        row.put_pieces(ends, data)
+        return
+    row.put(">i4", np.where(valid, lengths, -1))
+    head = np.empty((row.count, 5), ">i4")
+    head[:] = (1, 0, _OIDS[flat.type], 0, 1)
+    head[:, 3] = counts
+    row.put_pieces(_ends(valid * _ARRAY_HEAD), pa.py_buffer(head[valid]))
+    row.put_pieces(ends, data)
+
+
+def _items(flat: pa.Array) -> tuple[np.ndarray, pa.Buffer]:
+    """Where each item of an array begins (and the last one ends), and the bytes of all: length and value."""
+    items = _Row(len(flat))
+    if pa.types.is_string(flat.type):
+        offsets = _offsets(flat)
+        items.put(">i4", offsets[1:] - offsets[:-1])
+        items.put_pieces(offsets, flat.buffers()[2] or pa.py_buffer(b""))
+        starts = offsets - offsets[0] + 4 * np.arange(len(offsets), dtype=np.int32)
+    else:
+        read, written = _FIXED[flat.type]
+        width = np.dtype(written).itemsize
+        items.put(">i4", width)
+        items.put(written, _numbers(flat, read))
+        starts = np.arange(len(flat) + 1, dtype=np.int32) * np.int32(width + 4)
+    return starts, items.joined() if len(flat) else pa.py_buffer(b"")
+
+
+def _numbers(values: pa.Array, read: str) -> np.ndarray:
+    """A column's values as they lie in memory; nulls are anything."""
+    if pa.types.is_boolean(values.type):
+        bits = np.frombuffer(values.buffers()[1], np.uint8)
+        return np.unpackbits(bits, bitorder="little")[values.offset : values.offset + len(values)]
+    start = values.offset
+    return np.frombuffer(values.buffers()[1], read)[start : start + len(values)]
+
+
+def _offsets(values: pa.Array) -> np.ndarray:
+    """Of texts, bytes and lists: the `len` + 1 ends of their values."""
+    start = values.offset
+    return np.frombuffer(values.buffers()[1], np.int32)[start : start + len(values) + 1]
+
+
+def _valid(values: pa.Array) -> np.ndarray:
+    valid: np.ndarray = values.is_valid().to_numpy(zero_copy_only=False)
+    return valid
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    ends = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=ends[1:])
+    return ends

@@ -21,7 +21,7 @@ from psycopg import errors
 
 from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
-from aos.infra.copying import columns_of, csv_of
+from aos.infra.copying import columns_of, copied
 from aos.infra.database import first_line, link, link_async
 from aos.infra.rollups import write_sql
 from aos.streams import store
@@ -181,7 +181,7 @@ class TimescaleSink:
         kept = dict(await cursor.fetchall())
         tables, late = await asyncio.to_thread(prepared, batches, kept, payloads=self._payloads)
         for name, text in tables.items():
-            copy = f"COPY pg_temp.in_{name} ({columns_of(TABLES[name])}) FROM STDIN (FORMAT csv)"
+            copy = f"COPY pg_temp.in_{name} ({columns_of(TABLES[name])}) FROM STDIN (FORMAT binary)"
             async with self._link.cursor().copy(copy.encode()) as into:
                 for start in range(0, len(text), COPY_BYTES):
                     await into.write(text[start : start + COPY_BYTES])
@@ -222,24 +222,36 @@ class TimescaleSink:
 def prepared(
     batches: Sequence[Portion], kept: Mapping[str, Any], *, payloads: bool
 ) -> tuple[dict[str, bytes], dict[str, int]]:
-    """COPY's text by table, and how many rows are older than what is kept. Pure; the sink runs it in a thread."""
+    """What COPY reads by table, and how many rows are older than what is kept. Pure; the sink runs it in a thread."""
     state = store.State(payloads=payloads)
     for portion in batches:
         store.add(state, portion.topic, portion.partition, portion.offset, portion.rows)
     texts: dict[str, bytes] = {}
     late: dict[str, int] = {}
     for name, rows in store.take(state).items():
-        time = TABLES[name].time
-        if time is not None and name in kept:
-            old = pc.less(rows.column(time), pa.scalar(kept[name], pa.timestamp("us", tz="UTC")))
-            count = pc.sum(old).as_py() or 0
-            if count:
-                late[name] = count
-            if count and not TABLES[name].once:  # results are counted by id even when too old for a row
-                rows = rows.filter(pc.invert(old))
-        if rows.num_rows:
-            texts[name] = csv_of(rows)
+        young = _kept(name, rows, kept, late)
+        if young.num_rows:
+            texts[name] = copied(young)
     return texts, late
+
+
+def _kept(name: str, rows: pa.Table, kept: Mapping[str, Any], late: dict[str, int]) -> pa.Table:
+    """The rows that are young enough; those that are not are counted in `late`."""
+    time = TABLES[name].time
+    if time is None or name not in kept:
+        return rows
+    first = pa.scalar(kept[name], _TIME)
+    times = rows.column(time)
+    if not pc.less(pc.min(times), first).as_py():
+        return rows
+    old = pc.less(times, first)
+    late[name] = pc.sum(old).as_py()
+    if not TABLES[name].once:  # results are counted by id even when too old for a row
+        rows = rows.filter(pc.invert(old))
+    return rows
+
+
+_TIME = pa.timestamp("us", tz="UTC")
 
 
 def forget(url: str) -> None:

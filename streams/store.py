@@ -10,16 +10,18 @@ cost: about 4 us a task at 3,000 tasks a bundle, 15 at 500, 60 at 100
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.codecs.fields import TEXT, TEXTS
+from aos.codecs.fields import I16, I32, I64, ID, TEXT, TIME
+from aos.codecs.schemas import RECORDS
 from aos.streams.processor import Batch, Step, Views
 from aos.streams.store_tables import TABLES, Table
+from aos.streams.store_values import Columns, counts_of, holdable, lists_of, longest, offsets_of, typed
 
 READS = (
     "aos.ledger",
@@ -33,16 +35,7 @@ READS = (
     "aos.alerts",
 )
 
-# Names stand in B-tree keys, whose rows may have 2,704 bytes; texts are for reading.
-NAME_CHARS_MAX = 120
-TEXT_CHARS_MAX = 8_192
 ASKED_CHARS_MAX = 200  # of a request's text, unless payloads are stored
-ITEMS_MAX = 1_024  # of an array
-
-# What a time may be: PostgreSQL's text form beyond year 9999 differs, and each odd time makes a chunk.
-TIME_US_MIN, TIME_US_MAX = 0, 4_102_444_800_000_000  # 1970 to 2100
-
-_NUL = "\x00"
 
 
 @dataclass(slots=True)
@@ -71,6 +64,8 @@ def add(state: State, topic: str, partition: int, offset: int, rows: pa.RecordBa
     """The same without the ceremony, for the sink."""
     if topic == "aos.ledger":
         rows = _ledger(rows, state.payloads)
+    elif topic in _USED:
+        rows = rows.select(_USED[topic])
     if rows.num_rows:
         state.waiting.setdefault(topic, []).append(rows)
         state.places.setdefault(topic, []).append((partition, offset))
@@ -80,16 +75,15 @@ def take(state: State) -> dict[str, pa.Table]:
     """The rows by table, ready for SQL, without duplicates of a key; the state is empty afterwards."""
     found: dict[str, pa.Table] = {}
     for topic, batches in state.waiting.items():
-        rows = pa.Table.from_batches(batches).combine_chunks()
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         lengths = [batch.num_rows for batch in batches]
         for table, columns in _PARTS[topic](rows, _places(state.places[topic], lengths), state.payloads):
             if columns is not None:
-                found[table.name] = _distinct(table, _holdable(table, columns))
+                found[table.name] = _distinct(table, holdable(table, columns))
     state.waiting, state.places = {}, {}
     return {name: rows for name, rows in found.items() if rows.num_rows}
 
 
-Columns = Mapping[str, pa.Array | pa.ChunkedArray]
 Parts = list[tuple[Table, Columns | None]]
 Places = Mapping[str, np.ndarray]
 
@@ -104,13 +98,18 @@ def _places(places: list[tuple[int, int]], lengths: list[int]) -> Places:
 def _ledger(rows: pa.RecordBatch, payloads: bool) -> pa.RecordBatch:
     """Requested and rejected entries (and answers with a payload, if asked for): one row in four."""
     kind = rows.column("kind")
-    wanted = pc.or_(pc.equal(kind, "requested"), pc.equal(kind, "rejected"))
+    wanted = pc.is_in(kind, options=_ASKED)
     if payloads:
         answered = pc.and_(pc.equal(kind, "outcome"), pc.is_valid(rows.column("payload")))
         wanted = pc.or_(wanted, answered)
-    return rows.select(_LEDGER_COLUMNS).filter(wanted)
+    rows = rows.select(_LEDGER_COLUMNS)
+    count = wanted.true_count
+    if count == rows.num_rows:
+        return rows
+    return rows.filter(wanted) if count else rows.slice(0, 0)  # most messages have none or only such rows
 
 
+_ASKED = pc.SetLookupOptions(pa.array(["requested", "rejected"]))
 _LEDGER_COLUMNS = [
     "tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round", "kind", "id", "priority",
     "deadline_at", "budget_usd_micros", "budget_cpu_us", "policy", "task_kind", "steps", "step", "attempt", "agent",
@@ -118,41 +117,61 @@ _LEDGER_COLUMNS = [
 ]  # fmt: skip
 
 
-def _requests(rows: pa.Table, places: Places, payloads: bool) -> Parts:
+def _made_of(record: str, tables: Sequence[str], *more: str) -> list[str]:
+    """The columns of a record that some tables have or are made of; embeddings need not be copied."""
+    wanted = {column.name for name in tables for column in TABLES[name].columns}.union(more)
+    return [field.name for field in RECORDS[record].fields if field.name in wanted]
+
+
+_KEYED = ("attempt", "step_name", "agent")  # what `_experiences` makes more columns of
+_WANTED = {name: _made_of("experience", [name], *_KEYED) for name in ("attempt", "result", "note")}
+_USED = {
+    "aos.decisions": _made_of("decision", ["decision"], "candidates", "filtered"),
+    "aos.experiences": _made_of("experience", list(_WANTED), "kind", *_KEYED),
+}
+
+
+def _requests(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
     kinds = rows.column("kind")
     found: Parts = []
     if payloads:
         found.append((TABLES["payload"], _payloads(rows, places)))
         keep = pc.not_equal(kinds, "outcome")
         rows = rows.filter(keep)
-    steps = rows.column("steps").combine_chunks() if rows.num_rows else None
-    if steps is None:
+    if not rows.num_rows:
         return found
-    counts = pc.fill_null(pc.list_value_length(steps), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    ends = np.cumsum(counts)
+    steps = rows.column("steps")
+    counts = counts_of(steps)
+    offsets = offsets_of(counts)
     flat = steps.flatten()
     names, kinds_of, texts = (
         flat.field(flat.type.get_field_index(name)) for name in ("name", "task_kind", "text")
     )
-    first = pa.array(np.where(counts > 0, ends - counts, 0), mask=counts == 0)
-    asked = pc.take(texts, first)
+    if (counts == 1).all():
+        asked = texts
+    else:
+        asked = pc.take(texts, pa.array(np.where(counts > 0, offsets[:-1], 0), mask=counts == 0))
+    if not payloads and longest(asked) > ASKED_CHARS_MAX:
+        asked = pc.utf8_slice_codeunits(asked, 0, ASKED_CHARS_MAX)
+    if kinds_of.null_count:
+        kinds_of = pc.fill_null(kinds_of, "")
     columns = _same(rows)
     columns |= {
         "steps_count": pa.array(counts.astype(np.int16)),
-        "step_names": _lists(names, counts),
-        "step_kinds": _lists(pc.fill_null(kinds_of, ""), counts),
-        "text": asked if payloads else pc.utf8_slice_codeunits(asked, 0, ASKED_CHARS_MAX),
+        "step_names": lists_of(names, offsets),
+        "step_kinds": lists_of(kinds_of, offsets),
+        "text": asked,
     }
     return [*found, (TABLES["request"], columns)]
 
 
-def _payloads(rows: pa.Table, places: Places) -> Columns | None:
+def _payloads(rows: pa.RecordBatch, places: Places) -> Columns | None:
     """Input bytes of every step and output bytes of every answer that has some."""
-    steps = rows.column("steps").combine_chunks()
+    steps = rows.column("steps")
     parents = pc.list_parent_indices(steps)
     flat = steps.flatten()
     body = flat.field(flat.type.get_field_index("payload"))
-    counts = pc.fill_null(pc.list_value_length(steps), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = counts_of(steps)
     number = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
     given = pc.is_valid(body)
     asked = rows.take(parents).filter(given)
@@ -176,51 +195,51 @@ def _payloads(rows: pa.Table, places: Places) -> Columns | None:
             **_same(answers),
             "direction": pa.array(["out"] * answers.num_rows, TEXT),
             "body": answers.column("payload"),
-            "log_offset": offsets.filter(answered.combine_chunks()),
-            "log_row": ordinals.filter(answered.combine_chunks()),
+            "log_offset": offsets.filter(answered),
+            "log_row": ordinals.filter(answered),
         }
     )
     table = TABLES["payload"]
-    joined = pa.concat_tables([_typed(table, part) for part in parts])
+    joined = pa.concat_batches([typed(table, part) for part in parts])
     return _same(joined) if joined.num_rows else None
 
 
-def _decisions(rows: pa.Table, places: Places, payloads: bool) -> Parts:
+def _decisions(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
     columns = _same(rows)
     for column, prefix in (("candidates", "candidate_"), ("filtered", "filtered_")):
-        lists = rows.column(column).combine_chunks()
-        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+        lists = rows.column(column)
+        offsets = offsets_of(counts_of(lists))
         flat = lists.flatten()
         for index, part in enumerate(flat.type):
-            columns[f"{prefix}{part.name}s"] = _lists(flat.field(index), counts)
+            columns[f"{prefix}{part.name}s"] = lists_of(flat.field(index), offsets)
     return [(TABLES["decision"], columns)]
 
 
-def _experiences(rows: pa.Table, places: Places, payloads: bool) -> Parts:
+ATTEMPT, RESULT, TICK, NOTE = range(4)  # ticks are learn's clock
+_KINDS = pc.SetLookupOptions(pa.array(["attempt", "request", "tick"]))
+
+
+def _experiences(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
     """Attempts, ends of requests, and all else (corrections, foreign events, ignored answers) as notes."""
-    kind = rows.column("kind")
-    attempt, request = pc.equal(kind, "attempt"), pc.equal(kind, "request")
-    other = pc.invert(pc.is_in(kind, pa.array(["attempt", "request", "tick"])))  # ticks are learn's clock
+    kinds = pc.index_in(rows.column("kind"), options=_KINDS).to_numpy(zero_copy_only=False)
+    kinds = np.nan_to_num(kinds, nan=NOTE).astype(np.int8)
     found: Parts = []
-    for table, mask in (
-        ("attempt", attempt),
-        ("result", request),
-        ("note", other),
-    ):
-        part = rows.filter(mask)
-        if part.num_rows:
-            columns = _same(part)
-            columns["attempts"] = part.column("attempt")
-            columns["step_name"] = pc.fill_null(part.column("step_name"), "")
-            columns["agent_key"] = pc.fill_null(part.column("agent"), "")
+    for table, number in (("attempt", ATTEMPT), ("result", RESULT), ("note", NOTE)):
+        places_of = np.flatnonzero(kinds == number)
+        if len(places_of):
+            part = rows.select(_WANTED[table])
+            columns = _same(part if len(places_of) == len(part) else part.take(pa.array(places_of)))
+            columns["attempts"] = columns["attempt"]
+            for name, key in (("step_name", "step_name"), ("agent", "agent_key")):
+                columns[key] = pc.fill_null(columns[name], "") if columns[name].null_count else columns[name]
             found.append((TABLES[table], columns))
     return found
 
 
-def _whole(name: str) -> Callable[[pa.Table, Places, bool], Parts]:
+def _whole(name: str) -> Callable[[pa.RecordBatch, Places, bool], Parts]:
     """Tables that have the record's own columns."""
 
-    def part(rows: pa.Table, places: Places, payloads: bool) -> Parts:
+    def part(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
         columns = _same(rows)
         if name == "dead_letter" and not payloads:
             columns["body"] = pa.nulls(rows.num_rows, pa.binary())
@@ -231,7 +250,7 @@ def _whole(name: str) -> Callable[[pa.Table, Places, bool], Parts]:
     return part
 
 
-_PARTS: dict[str, Callable[[pa.Table, Places, bool], Parts]] = {
+_PARTS: dict[str, Callable[[pa.RecordBatch, Places, bool], Parts]] = {
     "aos.ledger": _requests,
     "aos.decisions": _decisions,
     "aos.experiences": _experiences,
@@ -244,88 +263,13 @@ _PARTS: dict[str, Callable[[pa.Table, Places, bool], Parts]] = {
 }
 
 
-def _same(rows: pa.Table) -> dict[str, pa.Array | pa.ChunkedArray]:
+def _same(rows: pa.RecordBatch) -> dict[str, pa.Array]:
     return dict(zip(rows.schema.names, rows.columns, strict=True))
-
-
-def _lists(values: pa.Array, counts: np.ndarray) -> pa.ListArray:
-    """Lists of `counts` values each; at most ITEMS_MAX values go to SQL, the rest is cut by `_holdable`."""
-    return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(counts)).astype(np.int32)), values)
-
-
-def _typed(table: Table, columns: Columns) -> pa.Table:
-    """The table's columns in its order; absent ones are null."""
-    count = len(next(iter(columns.values())))
-    arrays = [columns[c.name] if c.name in columns else pa.nulls(count, c.type) for c in table.columns]
-    return pa.Table.from_arrays(
-        [
-            array if array.type == c.type else array.cast(c.type)
-            for array, c in zip(arrays, table.columns, strict=True)
-        ],
-        names=[c.name for c in table.columns],
-    )
-
-
-def _holdable(table: Table, columns: Columns) -> pa.Table:
-    """The rows with nothing in them that PostgreSQL refuses or an index cannot hold."""
-    rows = _typed(table, columns).combine_chunks()
-    for index, column in enumerate(table.columns):
-        values = rows.column(index)
-        if pa.types.is_string(column.type):
-            clean = _text(values.combine_chunks(), TEXT_CHARS_MAX if column.long else NAME_CHARS_MAX)
-        elif pa.types.is_timestamp(column.type):
-            clean = _time(values.combine_chunks())
-        elif column.type == TEXTS:
-            clean = _texts(values.combine_chunks())
-        else:
-            continue
-        if clean is not None:
-            rows = rows.set_column(index, column.name, clean)
-    return rows
-
-
-def _text(values: pa.Array, chars_max: int) -> pa.Array | None:
-    """Without NUL and not too long; None when nothing changes, which is nearly always."""
-    clean = values
-    if _has_nul(values):
-        clean = pc.replace_substring(clean, _NUL, "\ufffd")
-    longest = pc.max(pc.binary_length(clean)).as_py()
-    if longest is not None and longest > chars_max:
-        clean = pc.utf8_slice_codeunits(clean, 0, chars_max)
-    return None if clean is values else clean
-
-
-def _has_nul(values: pa.Array) -> bool:
-    """Looks at the text bytes once, over all rows."""
-    data = values.buffers()[2]
-    return data is not None and b"\x00" in memoryview(data).tobytes()
-
-
-def _texts(lists: pa.ListArray) -> pa.Array | None:
-    flat = lists.flatten()
-    clean = _text(flat, NAME_CHARS_MAX) if len(flat) else None
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(counts) and counts.max() > ITEMS_MAX:
-        places = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
-        clean = (flat if clean is None else clean).filter(pa.array(places < ITEMS_MAX))
-        counts = np.minimum(counts, ITEMS_MAX)
-    return None if clean is None else _lists(clean, counts)
-
-
-def _time(values: pa.Array) -> pa.Array | None:
-    whole = values.cast(pa.int64())
-    bounds = pc.min_max(whole).as_py()
-    if bounds["min"] is None or (bounds["min"] >= TIME_US_MIN and bounds["max"] <= TIME_US_MAX):
-        return None
-    clamped = pc.max_element_wise(
-        pc.min_element_wise(whole, TIME_US_MAX, skip_nulls=False), TIME_US_MIN, skip_nulls=False
-    )
-    return clamped.cast(values.type)
 
 
 def _distinct(table: Table, rows: pa.Table) -> pa.Table:
     """One row a key: the first in the log; of a view the last message of its key, whole."""
-    if rows.num_rows < 2:
+    if rows.num_rows < 2 or _surely_distinct(rows, table.replaced_by or table.once or table.key):
         return rows
     if not table.replaced_by:
         return _one_of(rows, table.once or table.key, "min")
@@ -344,3 +288,28 @@ def _one_of(rows: pa.Table, key: tuple[str, ...], choose: str) -> pa.Table:
     if kept.num_rows == rows.num_rows:
         return rows
     return rows.take(pa.array(np.sort(kept.column(f"__place_{choose}").to_numpy())))
+
+
+def _surely_distinct(rows: pa.Table, key: tuple[str, ...]) -> bool:
+    """Whether all keys differ, told by a sum over their numbers alone: False may mean that it cannot tell."""
+    sums = np.zeros(rows.num_rows, np.uint64)
+    for name in key:
+        values = rows.column(name).chunk(0)
+        if values.null_count or values.type not in _WORDS:
+            continue
+        count, format = _WORDS[values.type]
+        start, end = values.offset * count, (values.offset + len(values)) * count
+        words = np.frombuffer(values.buffers()[1], format)[start:end].astype(np.uint64)
+        for number in range(count):
+            sums = sums * _FACTOR + words[number::count]
+    return bool(len(np.unique(sums)) == rows.num_rows)
+
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and without a pattern
+_WORDS: dict[pa.DataType, tuple[int, str]] = {
+    ID: (2, "<u8"),
+    TIME: (1, "<i8"),
+    I64: (1, "<i8"),
+    I32: (1, "<i4"),
+    I16: (1, "<i2"),
+}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aos.codecs import rows as codec
 from aos.codecs.settings import Settings
 from aos.codecs.topics import TOPICS
-from aos.streams import store
+from aos.streams import store, store_values
 from aos.streams.processor import Batch, Views
 from aos.streams.store_tables import TABLES
 from tests.unit.given_store import (
@@ -100,13 +100,15 @@ def test_a_nul_byte_becomes_a_replacement_character_in_texts_and_arrays() -> Non
 def test_long_names_and_texts_are_cut_to_what_an_index_and_a_reader_can_hold() -> None:
     long = experience(1, agent="ä" * 5000, message="m" * 20_000, team=["t" * 500] * 2000)
     rows = taken(("aos.experiences", [long]))["attempt"].to_pylist()[0]
-    assert rows["agent"] == "ä" * store.NAME_CHARS_MAX
-    assert len(rows["message"]) == store.TEXT_CHARS_MAX
-    assert len(rows["team"]) == store.ITEMS_MAX
-    assert {len(name) for name in rows["team"]} == {store.NAME_CHARS_MAX}
+    assert rows["agent"] == "ä" * store_values.NAME_CHARS_MAX
+    assert len(rows["message"]) == store_values.TEXT_CHARS_MAX
+    assert len(rows["team"]) == store_values.ITEMS_MAX
+    assert {len(name) for name in rows["team"]} == {store_values.NAME_CHARS_MAX}
 
 
-@pytest.mark.parametrize(("given_us", "kept_us"), [(-(2**62), 0), (2**62, store.TIME_US_MAX), (START, START)])
+@pytest.mark.parametrize(
+    ("given_us", "kept_us"), [(-(2**62), 0), (2**62, store_values.TIME_US_MAX), (START, START)]
+)
 def test_times_that_would_make_odd_chunks_are_clamped(given_us: int, kept_us: int) -> None:
     rows = taken(("aos.experiences", [experience(1, requested_at=given_us)]))["attempt"]
     assert rows.column("requested_at").cast(pa.int64()).to_pylist() == [kept_us]
@@ -201,3 +203,9 @@ def test_every_key_and_time_is_a_column_of_its_table() -> None:
 def test_request_ids_stay_sixteen_bytes() -> None:
     rows = taken(("aos.experiences", [experience(9)]))["attempt"]
     assert rows.column("request_id").to_pylist() == [request_id(9)]
+
+
+def test_keys_that_differ_only_in_their_texts_are_told_apart() -> None:
+    cells = [decision(1, cell="a"), decision(1, cell="b"), decision(1, cell="a", epoch=7), decision(2)]
+    rows = taken(("aos.decisions", cells))["decision"]
+    assert rows.column("cell").to_pylist() == ["a", "b", decision(2)["cell"]]
