@@ -8,7 +8,8 @@ All is computed on columns; only workflows and tensors are looked at one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from aos.agents import encoding
 from aos.codecs.columns import array, ints, lengths, list_of, valid
-from aos.codecs.fields import EMBEDDING_SIZE, I16S, TEXTS
+from aos.codecs.fields import I16S, TEXTS
 from aos.codecs.settings import Settings
 
 ID_BYTES_MAX = 256
@@ -66,6 +67,8 @@ class Steps(NamedTuple):
     number: np.ndarray  # int16 [m]: number of the step in its request
     counts: np.ndarray  # int64 [n]: steps of each request
     columns: dict[str, pa.Array]  # as in LEDGER_STEP, without embedding and surface
+    texts: pa.Array  # the distinct texts among the steps: those that inherit one share it
+    text: np.ndarray  # int64 [m]: which of `texts` each step has
 
 
 def check(rows: pa.RecordBatch, appended_at: np.ndarray, settings: Settings) -> Checked:
@@ -268,10 +271,10 @@ def explode(rows: pa.RecordBatch, graphs: Mapping[int, Graph]) -> Steps:
         "pin": rows["pin"],
         "exclude": rows["exclude"],
     }
-    single = rows.num_rows - len(graphs)
-    if not graphs:
-        owner = np.arange(rows.num_rows)
-        number, count = np.zeros(single, np.int16), np.ones(single, np.int64)
+    single = rows.num_rows
+    if graphs:
+        steps = _taken_apart(rows, graphs, inherited, content_type)
+    else:
         columns = inherited | {
             "name": pa.repeat(SINGLE_STEP, single),
             "after": list_of(np.zeros(single, np.int32), pa.array([], pa.int16()), I16S),
@@ -279,16 +282,17 @@ def explode(rows: pa.RecordBatch, graphs: Mapping[int, Graph]) -> Steps:
             "timeout_ms": pa.nulls(single, pa.int64()),
             "content_type": content_type,
         }
-    else:
-        owner, number, count, columns = _taken_apart(rows, graphs, inherited, content_type)
+        owner = np.arange(single)
+        counts = np.ones(single, np.int64)
+        steps = Steps(owner, np.zeros(single, np.int16), counts, columns, rows["text"], owner)
     for name in ("require", "pin", "exclude"):
-        columns[name] = _filled(columns[name])
-    return Steps(owner, number, count, columns)
+        steps.columns[name] = _filled(steps.columns[name])
+    return steps
 
 
 def _taken_apart(
     rows: pa.RecordBatch, graphs: Mapping[int, Graph], inherited: dict[str, pa.Array], content_type: pa.Array
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, pa.Array]]:
+) -> Steps:
     """`explode` where there are workflows: own columns of a step, the request's where they are null."""
     steps = rows["steps"].flatten()
     given = lengths(rows["steps"])
@@ -297,26 +301,44 @@ def _taken_apart(
     number = (np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)).astype(np.int16)
     of_workflow = given[owner] > 0
     flat = np.where(of_workflow, np.cumsum(of_workflow) - 1, -1)  # place of each step in `steps`
-    columns: dict[str, pa.Array] = {}
+    columns: dict[str, pa.Array] = {"content_type": taken(content_type, owner)}
+    texts, text = rows["text"], owner
     for name, whole in inherited.items():
         own = steps.field(name)
-        mine = of_workflow & valid(own)[flat] if len(steps) else of_workflow
-        take = np.where(mine, flat, len(steps) + owner)
-        columns[name] = pa.concat_arrays([own, whole]).take(pa.array(take))
-        if name == "payload":
+        if own.null_count == len(own):
+            columns[name] = taken(whole, owner)
+            continue
+        mine = of_workflow & valid(own)[flat]
+        both, take = pa.concat_arrays([own, whole]), np.where(mine, flat, len(steps) + owner)
+        columns[name] = both.take(pa.array(take))
+        if name == "text":
+            used, text = np.unique(take, return_inverse=True)
+            texts = both.take(pa.array(used))
+        elif name == "payload":
             columns["content_type"] = content_type.take(pa.array(np.where(mine, 0, owner), mask=mine))
     places = pa.array(flat, mask=~of_workflow)
     columns["name"] = steps.field("name").take(places).fill_null(SINGLE_STEP)
-    columns["timeout_ms"] = steps.field("timeout_ms").take(places)
-    after: list[list[int]] = []
-    judges: list[int] = []
-    for row in range(rows.num_rows):
-        shape = graphs.get(row)
-        after += shape.after if shape else [[]]
-        judges += shape.judges if shape else [-1]
-    columns["after"] = pa.array(after, I16S)
-    columns["judges"] = pa.array(judges, pa.int16())
-    return owner, number, count, columns
+    columns["timeout_ms"] = taken(steps.field("timeout_ms"), places)
+    columns["after"], columns["judges"] = _shapes(np.cumsum(count) - count, len(owner), graphs)
+    return Steps(owner, number, count, columns, texts, text)
+
+
+def _shapes(firsts: np.ndarray, count: int, graphs: Mapping[int, Graph]) -> tuple[pa.Array, pa.Array]:
+    """Columns `after` and `judges` of `count` steps; `firsts` are the places of the requests' first steps."""
+    after: list[Sequence[int]] = [()] * count
+    judges = [-1] * count
+    for row, shape in graphs.items():
+        part = slice(int(firsts[row]), int(firsts[row]) + len(shape.judges))
+        after[part], judges[part] = shape.after, shape.judges
+    numbers = pa.array(list(chain.from_iterable(after)), pa.int16())
+    return list_of(np.array([len(one) for one in after]), numbers, I16S), pa.array(judges, pa.int16())
+
+
+def taken(column: pa.Array, places: np.ndarray | pa.Array) -> pa.Array:
+    """The elements at `places`; of a column without values, nulls."""
+    if column.null_count == len(column):
+        return pa.nulls(len(places), column.type)
+    return column.take(places if isinstance(places, pa.Array) else pa.array(places))
 
 
 def _payloads(rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
@@ -334,18 +356,11 @@ def _payloads(rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
     return pa.array(values, pa.binary()), pa.array(types, pa.string())
 
 
-def embeddings(rows: pa.RecordBatch, steps: Steps) -> np.ndarray:
-    """Unit vectors float16 [m, 256]: of a step's own text, else of the request's tensor, else of its text."""
-    texts = steps.columns["text"]
-    if len(texts) == rows.num_rows:
-        found = encoding.embed(texts)
-    else:
-        # steps that inherit a text share its vector
-        known = texts.dictionary_encode()
-        vectors = np.concatenate(
-            [encoding.embed(known.dictionary), np.zeros((1, EMBEDDING_SIZE), np.float16)]
-        )
-        found = vectors[known.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+def readings(rows: pa.RecordBatch, steps: Steps) -> encoding.Reading:
+    """What each step's text is; where a request has a tensor it stands for the vector of its text."""
+    found = encoding.read(steps.texts)
+    if not np.array_equal(steps.text, np.arange(len(steps.texts))):
+        found = found.take(steps.text)
     if rows["tensor"].null_count == rows.num_rows:
         return found
     own = np.zeros(len(steps.owner), bool)
@@ -353,7 +368,7 @@ def embeddings(rows: pa.RecordBatch, steps: Steps) -> np.ndarray:
     own[workflow[steps.owner]] = valid(rows["steps"].flatten().field("text"))
     for row in np.flatnonzero(lengths(rows["tensor"])):
         tensor = rows["tensor"][int(row)].values.to_numpy(zero_copy_only=False)
-        found[(steps.owner == row) & ~own] = encoding.project(tensor)
+        found.vectors[(steps.owner == row) & ~own] = encoding.project(tensor)
     return found
 
 

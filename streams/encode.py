@@ -138,10 +138,10 @@ def _accepted(
     """The ledger rows and tasks of good requests."""
     steps = requests.explode(rows, graphs)
     limits = _limits(rows, common)
-    vectors = requests.embeddings(rows, steps)
+    found = requests.readings(rows, steps)
     priority = limits["priority"].to_numpy()[steps.owner]
     budget = ints(rows["budget_cpu_us"], 0)[steps.owner]
-    surface = encoding.surface(steps.columns["text"], steps.columns["payload"], priority, budget)
+    surface = encoding.surface(found.features, steps.columns["payload"], priority, budget)
     ledger = make.from_columns(
         "entry",
         rows.num_rows,
@@ -151,10 +151,10 @@ def _accepted(
             "kind": pa.repeat("requested", rows.num_rows),
             "id": rows["id"],
             "task_kind": rows["task_kind"],
-            "steps": _ledger_steps(steps, vectors, surface),
+            "steps": _ledger_steps(steps, found.vectors, surface),
         },
     )
-    tasks = _tasks(common | limits, steps, vectors, surface)
+    tasks = _tasks(common | limits, steps, found.vectors, surface)
     return [
         *_by_home("aos.ledger", ledger, ledger["home"], views),
         *_by_home("aos.tasks", tasks, tasks["home"], views, TASKS_A_MESSAGE),
@@ -196,8 +196,7 @@ def _tasks(
     """One row a step: `shared` are columns of the requests."""
     count = len(steps.owner)
     if count > len(steps.counts):
-        owner = pa.array(steps.owner)
-        shared = {name: column.take(owner) for name, column in shared.items()}
+        shared = {name: requests.taken(column, steps.owner) for name, column in shared.items()}
     columns: dict[str, Any] = {
         "step": array(steps.number, I16),
         "step_name": steps.columns["name"],

@@ -54,7 +54,9 @@ def real_table(path: Path = TABLE, with_kinds: bool = True) -> Table:
     names = [name for name in frame.columns if name.startswith("score__")]
     texts = pa.array(frame["query"].to_list(), pa.string())
     zeros = np.zeros(len(frame))
-    surfaces = encoding.surface(texts, pa.nulls(len(frame), pa.binary()), zeros, zeros)
+    surfaces = encoding.surface(
+        encoding.read(texts).features, pa.nulls(len(frame), pa.binary()), zeros, zeros
+    )
     kinds = frame["task_name"].to_list() if with_kinds else [None] * len(frame)
     scores = np.clip(frame.select(names).to_numpy().astype(float), 0, 1)
     return Table(scores, kinds, surfaces, tuple(name[7:] for name in names))

@@ -65,7 +65,7 @@ def test_one_request_is_one_ledger_row_and_one_task() -> None:
     )  # fmt: skip
     assert (task["step"], task["step_name"], task["steps_count"], task["match_round"]) == (0, "main", 1, 0)
     assert task["require"] == ["talk"]
-    vector = encoding.embed(pa.array(["Hello"]))[0].tolist()
+    vector = encoding.read(pa.array(["Hello"])).vectors[0].tolist()
     assert list(task["embedding"]) == only["embedding"] == vector
 
 

@@ -15,6 +15,10 @@ from aos.agents import encoding
 TEXTS = st.lists(st.none() | st.text(max_size=60), max_size=6)
 
 
+def embed(texts: pa.Array) -> np.ndarray:
+    return encoding.read(texts).vectors
+
+
 def norms(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=1))
 
@@ -23,17 +27,17 @@ def norms(vectors: np.ndarray) -> np.ndarray:
 @given(TEXTS)
 def test_a_text_is_encoded_by_itself_whatever_stands_beside_it(texts: list[str | None]) -> None:
     column = pa.array(texts, pa.string())
-    vectors = encoding.embed(column)
+    vectors = embed(column)
     assert vectors.shape == (len(texts), 256)
     assert vectors.dtype == np.float16
     for index in range(len(texts)):
-        assert (encoding.embed(column.slice(index, 1))[0] == vectors[index]).all()
+        assert (embed(column.slice(index, 1))[0] == vectors[index]).all()
 
 
 @settings(deadline=None)
 @given(TEXTS)
 def test_vectors_are_unit_or_zero_and_zero_only_for_blank_texts(texts: list[str | None]) -> None:
-    found = norms(encoding.embed(pa.array(texts, pa.string())))
+    found = norms(embed(pa.array(texts, pa.string())))
     for text, norm in zip(texts, found, strict=True):
         if not (text or "").strip():
             assert norm == 0 or norm == pytest.approx(1, abs=0.01)
@@ -42,16 +46,16 @@ def test_vectors_are_unit_or_zero_and_zero_only_for_blank_texts(texts: list[str 
 
 
 def test_null_and_empty_texts_are_zero() -> None:
-    assert not encoding.embed(pa.array([None, "", "  ", "\n"], pa.string())).any()
+    assert not embed(pa.array([None, "", "  ", "\n"], pa.string())).any()
 
 
 def test_vectors_never_change_between_releases() -> None:
-    vector = encoding.embed(pa.array(["Summarise this page, please."]))
+    vector = embed(pa.array(["Summarise this page, please."]))
     assert zlib.crc32(vector.tobytes()) == 0x4546C0B9
 
 
 def test_case_does_not_matter_and_words_do() -> None:
-    a, b, c, d = encoding.embed(
+    a, b, c, d = embed(
         pa.array(
             [
                 "Translate the letter into French",
@@ -69,7 +73,7 @@ def test_case_does_not_matter_and_words_do() -> None:
 def test_texts_of_one_kind_are_closer_than_texts_of_two() -> None:
     sums = [f"What is {n} plus {n * 7 % 13}? Give the number." for n in range(20)]
     code = [f"Write a python function that sorts list number {n} by its key" for n in range(20)]
-    vectors = encoding.embed(pa.array(sums + code)).astype(np.float32)
+    vectors = embed(pa.array(sums + code)).astype(np.float32)
     likeness = vectors @ vectors.T
     np.fill_diagonal(likeness, -1)
     nearest = likeness.argmax(axis=1)
@@ -78,8 +82,8 @@ def test_texts_of_one_kind_are_closer_than_texts_of_two() -> None:
 
 def test_a_long_text_and_a_long_batch_are_cut_into_pieces_without_trace() -> None:
     texts = [f"number {n} " * (n % 90) for n in range(300)] + ["word " * 20_000]
-    whole = encoding.embed(pa.array(texts))
-    assert all((encoding.embed(pa.array([texts[n]]))[0] == whole[n]).all() for n in (0, 89, 150, 299, 300))
+    whole = embed(pa.array(texts))
+    assert all((embed(pa.array([texts[n]]))[0] == whole[n]).all() for n in (0, 89, 150, 299, 300))
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=300))
@@ -107,9 +111,8 @@ def test_projections_keep_what_is_alike_alike() -> None:
 def features(
     text: str | None = None, payload: bytes | None = None, priority: int = 0, cpu: int = 0
 ) -> dict[str, float]:
-    found = encoding.surface(
-        pa.array([text], pa.string()), pa.array([payload], pa.binary()), np.array([priority]), np.array([cpu])
-    )
+    read = encoding.read(pa.array([text], pa.string())).features
+    found = encoding.surface(read, pa.array([payload], pa.binary()), np.array([priority]), np.array([cpu]))
     assert found.shape == (1, 16)
     assert found.dtype == np.float32
     return dict(zip(encoding.SURFACE_NAMES, found[0].tolist(), strict=True))
@@ -155,11 +158,12 @@ def test_surface_features_are_finite_small_and_of_their_row_alone(
 ) -> None:
     texts, payloads = pa.array([t for t, _ in rows], pa.string()), pa.array([p for _, p in rows], pa.binary())
     priority, cpu = np.arange(len(rows)) % 4, np.arange(len(rows)) * 10**9
-    whole = encoding.surface(texts, payloads, priority, cpu)
+    whole = encoding.surface(encoding.read(texts).features, payloads, priority, cpu)
     assert np.isfinite(whole).all()
     assert (whole >= 0).all()
     assert (whole < 2).all()
     for n in range(len(rows)):
         one = slice(n, n + 1)
-        alone = encoding.surface(texts.slice(n, 1), payloads.slice(n, 1), priority[one], cpu[one])
+        read = encoding.read(texts.slice(n, 1)).features
+        alone = encoding.surface(read, payloads.slice(n, 1), priority[one], cpu[one])
         assert (alone[0] == whole[n]).all()
