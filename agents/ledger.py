@@ -222,9 +222,9 @@ def _step(request: Request, number: int) -> Step | None:
 
 
 def _assigned(turn: Turn, row: Assigned) -> None:
-    request = turn.state.requests.get(row.common.request_id)
+    request = turn.state.requests.get(row.request_id)
     step = _step(request, row.step) if request else None
-    if request is not None and step is not None and request.common.round == row.common.round:
+    if request is not None and step is not None and request.common.round == row.round:
         if step.attempt == row.attempt and step.state == READY:
             assign(turn, request, step, row)
             return
@@ -233,7 +233,14 @@ def _assigned(turn: Turn, row: Assigned) -> None:
             return  # said again: to release it would free the slot of work in progress
     turn.releases.append(
         ReleaseRow(
-            row.common, row.cell_partition, row.step, row.attempt, row.agent, row.cell, "ignored", row.epoch
+            row.heads[row.head],
+            row.cell_partition,
+            row.step,
+            row.attempt,
+            row.agent,
+            row.cell,
+            "ignored",
+            row.epoch,
         )
     )
 
@@ -254,7 +261,7 @@ def _refused(turn: Turn, row: Refused) -> None:
 
 
 def _outcome(turn: Turn, row: Outcome) -> None:
-    request = turn.state.requests.get(row.common.request_id)
+    request = turn.state.requests.get(row.request_id)
     step = _step(request, row.step) if request else None
     code = _doubt(turn, request, step, row)
     if code is not None or request is None or step is None:
@@ -269,8 +276,7 @@ def _outcome(turn: Turn, row: Outcome) -> None:
 
 def _doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome) -> str | None:
     """Why an answer does not count: forged, late, a duplicate, or of an unknown request; None when it does."""
-    common = row.common
-    round = request.common.round if request else _last_round(turn, common.request_id)
+    round = request.common.round if request else _last_round(turn, row.request_id)
     if round is None:
         return "AOS3011"
     if not _has_token(turn, row, round):
@@ -286,20 +292,19 @@ def _doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome)
 
 
 def _has_token(turn: Turn, row: Outcome, round: int) -> bool:
-    id, secret = row.common.request_id, turn.secret
-    expected = identity.token(secret, id, round, row.step, row.attempt, row.agent, row.epoch)
+    expected = identity.token(turn.secret, row.request_id, round, row.step, row.attempt, row.agent, row.epoch)
     return identity.token_is(expected, row.token)
 
 
 def _ignore(turn: Turn, request: Request | None, row: Outcome, code: str) -> None:
-    common = row.common
+    common = row.heads[row.head]
     if request is not None:
         request.ignored += 1
         common = request.common
-    elif common.request_id in turn.ended:
-        common = turn.ended[common.request_id].common
+    elif row.request_id in turn.ended:
+        common = turn.ended[row.request_id].common
     else:
-        kept = turn.state.memory.find(common.request_id)
+        kept = turn.state.memory.find(row.request_id)
         if kept is not None:
             common = Common._make(values(kept.column(name))[0] for name in Common._fields)
     say_ignored(turn, common, request, row, code)
