@@ -175,14 +175,11 @@ class Learner:
     def centres_of(self, domain: str) -> tuple[list[str], Floats]:
         """Agents of a domain and the unit mean embeddings of their successes."""
         found = [(key[1], vector) for key, vector in self.centres.items() if key[0] == domain]
-        lengths = [float(np.linalg.norm(vector)) for _, vector in found]
-        kept = [
-            (name, vector / length)
-            for (name, vector), length in zip(found, lengths, strict=True)
-            if length > 0
-        ]
-        names = [name for name, _ in kept]
-        return names, np.array([vector for _, vector in kept], np.float32).reshape(len(kept), EMBEDDING_SIZE)
+        lengths = np.sqrt(np.array([vector.dot(vector) for _, vector in found], np.float32))
+        kept = np.flatnonzero(lengths > 0).tolist()
+        vectors = np.array([found[at][1] for at in kept], np.float32).reshape(len(kept), EMBEDDING_SIZE)
+        vectors /= lengths[kept, None]
+        return [found[at][0] for at in kept], vectors
 
     def _spent(self, domain: str, kind: str, agents: list[str], sums: Doubles, strength: float) -> Doubles:
         """Latency, cost and CPU time [agents + 1, 3]: means of outcomes, held by river's or the pooled mean."""
@@ -229,13 +226,20 @@ class Learner:
         places: dict[tuple[str, str], int] = {}
         keys = zip(outcomes.domains, outcomes.agents, strict=True)
         place = np.array([places.setdefault(key, len(places)) for key in keys])
-        share = np.zeros((len(places), len(place)), np.float32)
-        share[place, np.arange(len(place))] = outcomes.scores
-        totals = share @ outcomes.embeddings.astype(np.float32)
-        keeps = CENTRE_DISCOUNT ** np.bincount(place)
-        for (key, at), keep in zip(places.items(), keeps.tolist(), strict=True):
+        counts = np.bincount(place)
+        weighted = outcomes.embeddings.astype(np.float32)
+        weighted *= outcomes.scores.astype(np.float32)[:, None]
+        if len(counts) < len(place):
+            order, starts = np.argsort(place, kind="stable"), np.cumsum(counts) - counts
+            weighted = np.add.reduceat(weighted[order], starts, axis=0)
+        keeps = (CENTRE_DISCOUNT**counts).astype(np.float32).tolist()
+        for (key, at), keep in zip(places.items(), keeps, strict=True):
             old = self.centres.get(key)
-            self.centres[key] = totals[at].copy() if old is None else old * np.float32(keep) + totals[at]
+            if old is None:
+                self.centres[key] = weighted[at].copy()
+            else:
+                old *= np.float32(keep)
+                old += weighted[at]
 
     def _model(self, outcomes: Outcomes, touched: list[tuple[str, str]]) -> None:
         for at in np.flatnonzero(outcomes.sampled).tolist():

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from aos.analytics import learner_state, river_models
 from aos.analytics.beliefs import ALL_KINDS, centres_key, key_of
@@ -42,10 +41,6 @@ ALL_KINDS_EVERY_US = 1_000_000  # beliefs over all kinds matter to work without 
 CENTRES_EVERY_US = 5_000_000  # 1 KB an agent that changes slowly
 NEWS_MAX = 4 * CELLS_MAX  # keys; beyond it those of forgotten domains go
 CENTRES = "#centres"  # the kind under which a domain's mean embeddings wait for publication
-_COLUMNS = [
-    "request_id", "round", "step", "step_name", "attempt", "kind", "domain", "task_kind", "agent", "score",
-    "latency_us", "cost_usd_micros", "cpu_us", "sampled", "quarantined", "embedding", "surface",
-]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -79,21 +74,20 @@ def initial(partition: int) -> State:
 def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[State]:
     """Teach a message of experiences; publish what is due."""
     settings: Settings = views.settings
-    rows = batch.rows.select(_COLUMNS)
+    rows = batch.rows
     state.version = batch.offset + 1
-    free = pc.is_null(rows.column("quarantined"))
-    learns = pc.and_(pc.equal(rows.column("kind"), "attempt"), free)
+    kinds = rows.column("kind").to_numpy(zero_copy_only=False)
+    free = _valid(rows, "quarantined") ^ True
+    learns = (kinds == "attempt") & free
     for name in ("score", "agent", "surface"):
-        if rows.column(name).null_count:
-            learns = pc.and_(learns, pc.is_valid(rows.column(name)))
-    attempts = rows if learns.true_count == rows.num_rows else rows.filter(learns)
-    if attempts.num_rows:
-        taught = state.learner.teach(_outcomes(attempts), now, settings.discount)
+        learns &= _valid(rows, name)
+    if learns.any():
+        taught = state.learner.teach(_outcomes(rows, learns), now, settings.discount)
         for (domain, kind), count in Counter(taught).items():
             _note(state, domain, kind, count)
-    corrects = pc.and_(pc.equal(rows.column("kind"), "correction"), free)
-    if corrects.true_count:
-        _correct(state, batch.rows.filter(corrects), settings.discount)
+    corrects = (kinds == "correction") & free
+    if corrects.any():
+        _correct(state, rows.filter(pa.array(corrects)), settings.discount)
     if len(state.news) > NEWS_MAX:
         known = state.learner.cells.kinds
         state.news = {key: item for key, item in state.news.items() if key[0] in known}
@@ -143,27 +137,60 @@ def load(partition: int, parts: Mapping[str, pa.RecordBatch]) -> State:
     return State(learner_state.load(parts), news, **clock)
 
 
-def _outcomes(rows: pa.RecordBatch) -> Outcomes:
-    """Rows of attempts as what the learner takes."""
-    steps, rounds, attempts = (rows.column(name).to_numpy() for name in ("step", "round", "attempt"))
+def _valid(rows: pa.RecordBatch, name: str) -> np.ndarray:
+    """Which rows have a value: bool [rows]."""
+    column = rows.column(name)
+    if not column.null_count:
+        return np.ones(len(column), bool)
+    valid: np.ndarray = column.is_valid().to_numpy(zero_copy_only=False)
+    return valid
+
+
+def _outcomes(rows: pa.RecordBatch, learns: np.ndarray) -> Outcomes:
+    """The attempts among the rows as what the learner takes."""
+    places = np.flatnonzero(learns)
+
+    def numbers(name: str) -> np.ndarray:
+        column: np.ndarray = rows.column(name).to_numpy(zero_copy_only=False)[places]
+        return column
+
+    def texts(name: str) -> list[Any]:
+        found: list[Any] = numbers(name).tolist()
+        return found
+
     ids = rows.column("request_id")
-    whole = ids.buffers()[1].slice(ids.offset * ids.type.byte_width, len(ids) * ids.type.byte_width)
-    embedding = rows.column("embedding")
-    spent = np.column_stack(
-        [rows.column(name).to_numpy() for name in ("latency_us", "cost_usd_micros", "cpu_us")]
-    )
+    whole = np.frombuffer(ids.buffers()[1], np.uint8).reshape(-1, ids.type.byte_width)
+    spent = np.empty((len(places), 3))
+    for at, name in enumerate(("latency_us", "cost_usd_micros", "cpu_us")):
+        spent[:, at] = numbers(name)
+    embeddings = _tensors(rows, "embedding", learns)
+    surfaces = _tensors(rows, "surface", learns)
+    assert surfaces is not None, "what has no surface is not taught"
     return Outcomes(
-        keys_of(whole, rounds, steps, attempts),
-        pc.fill_null(rows.column("step_name"), "").to_pylist(),
-        rows.column("domain").to_pylist(),
-        rows.column("task_kind").to_pylist(),
-        rows.column("agent").to_pylist(),
-        rows.column("score").to_numpy().astype(np.float64),
-        spent.astype(np.float64),
-        codec.tensor(rows.column("surface")),
-        None if embedding.null_count else codec.tensor(embedding),
-        rows.column("sampled").to_numpy(zero_copy_only=False).astype(np.bool_),
+        keys_of(
+            whole[ids.offset : ids.offset + len(ids)][places].tobytes(),
+            *(numbers(name) for name in ("round", "step", "attempt")),
+        ),
+        [name or "" for name in texts("step_name")],
+        texts("domain"),
+        texts("task_kind"),
+        texts("agent"),
+        numbers("score").astype(np.float64),
+        spent,
+        surfaces,
+        embeddings,
+        numbers("sampled").astype(np.bool_),
     )
+
+
+def _tensors(rows: pa.RecordBatch, name: str, wanted: np.ndarray) -> np.ndarray | None:
+    """The wanted rows of a tensor column [n, size], None when any of them is null."""
+    column = rows.column(name)
+    if column.null_count:
+        column = column.storage.filter(pa.array(wanted))
+        return None if column.null_count else codec.tensor(column)
+    found: np.ndarray = codec.tensor(column)[wanted]
+    return found
 
 
 def _correct(state: State, rows: pa.RecordBatch, discount: float) -> None:
@@ -183,13 +210,13 @@ def _note(state: State, domain: str, kind: str, count: int) -> None:
         item.waiting += count
 
 
-def _waits_us(kind: str) -> int:
-    """Least log time between two publications of one key."""
-    return {ALL_KINDS: ALL_KINDS_EVERY_US, CENTRES: CENTRES_EVERY_US}.get(kind, PUBLISH_EVERY_US)
-
-
-def _due_at(item: News, kind: str, alone: bool) -> int:
-    return item.published_at + (PUBLISH_EVERY_US if alone and kind == ALL_KINDS else _waits_us(kind))
+def _due_at(state: State, key: tuple[str, str], item: News) -> int:
+    """Log time from which a key may be published again."""
+    domain, kind = key
+    if kind == CENTRES:
+        return item.published_at + CENTRES_EVERY_US
+    waits = kind == ALL_KINDS and not _alone(state, domain)
+    return item.published_at + (ALL_KINDS_EVERY_US if waits else PUBLISH_EVERY_US)
 
 
 def _alone(state: State, domain: str) -> bool:
@@ -199,10 +226,10 @@ def _alone(state: State, domain: str) -> bool:
 
 def _publish(state: State, now: int, prior_strength: float) -> list[Output]:
     """Messages that are due now, within the rate, those with the most news for their age first."""
-    waiting = [(key, item) for key, item in state.news.items() if item.waiting]
-    if not waiting or now < state.published_at + _pause_us(state):
+    if now < state.published_at + _pause_us(state):
         return []
-    due = [(key, item) for key, item in waiting if now >= _due_at(item, key[1], _alone(state, key[0]))]
+    waiting = [(key, item) for key, item in state.news.items() if item.waiting]
+    due = [(key, item) for key, item in waiting if now >= _due_at(state, key, item)]
     due.sort(key=lambda pair: (-_urgency(pair[1], now), pair[0]))
     start = max(state.paid_until, now - PUBLISH_BURST * PUBLISH_EVERY_US)
     due = due[: (now - start) // PUBLISH_EVERY_US]
@@ -238,16 +265,15 @@ def _urgency(item: News, now: int) -> float:
 
 def _next_due(state: State, now: int) -> int | None:
     """When the next publication may go, None when nothing waits."""
-    times = [
-        _due_at(item, kind, _alone(state, domain))
-        for (domain, kind), item in state.news.items()
-        if item.waiting
-    ]
-    if not times:
-        return None
-    return max(
-        min(times), state.published_at + _pause_us(state), state.paid_until + PUBLISH_EVERY_US, now + 1
-    )
+    soonest = max(state.published_at + _pause_us(state), state.paid_until + PUBLISH_EVERY_US, now + 1)
+    first = None
+    for key, item in state.news.items():
+        if item.waiting:
+            at = _due_at(state, key, item)
+            if at <= soonest:
+                return soonest
+            first = at if first is None or at < first else first
+    return first
 
 
 def _beliefs(state: State, domain: str, kind: str, solved: Any, now: int, prior_strength: float) -> Output:
