@@ -102,21 +102,24 @@ def decode_together(
             if len(value) > EDGE_BYTES_MAX or not value.startswith(record.schema_bytes):
                 return None
             _check_headers(value, message_headers, record)
-            places, rows = _walk(value)
+            places, rows = _walk(value, len(record.schema_bytes))
             if rows > EDGE_ROWS_MAX:
                 return None
             parts += [value[start : start + size] for start, size in places]
             counts.append(rows)
-        with pa.ipc.open_stream(pa.py_buffer(b"".join(parts))) as reader:
-            table = reader.read_all()
-        table.validate(full=True)
-        batch = _one(table.combine_chunks().to_batches(), record.schema)
+        # as batches, not as one table of as many chunks, and without threads: half the time
+        with pa.ipc.open_stream(pa.py_buffer(b"".join(parts)), options=_ALONE) as reader:
+            found = list(reader)
+        for one in found:
+            one.validate(full=True)
+        batch = _one(found, record.schema)
         fit(batch, record, same=True)
         return None if finite(batch, record) or batch.num_rows != sum(counts) else (batch, counts)
     except (RecordError, *_UNREADABLE):
         return None
 
 
+_ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)
 
 
@@ -242,16 +245,18 @@ def _check_headers(value: bytes, message_headers: Mapping[str, bytes], record: R
         raise RecordError("AOS1006", f"{len(value)} bytes")
 
 
-def _walk(value: bytes) -> tuple[list[tuple[int, int]], int]:
+def _walk(value: bytes, first: int = 0) -> tuple[list[tuple[int, int]], int]:
     """Check the stream's messages by their flatbuffer metadata, before pyarrow allocates anything.
+
+    `first`: where to begin, behind a schema that is known.
 
     Returns where each record batch begins in `value` and how long it is, and how many rows they declare.
     """
-    position, total = 0, 0
+    position, total = first, 0
     places: list[tuple[int, int]] = []
     try:
         while position < len(value):
-            mark, size = struct.unpack_from("<Ii", value, position)
+            mark, size = _PREFIX.unpack_from(value, position)
             if mark != _CONTINUATION:
                 raise RecordError("AOS1001", f"no message at byte {position}")
             if size == 0:
@@ -278,22 +283,22 @@ def _walk(value: bytes) -> tuple[list[tuple[int, int]], int]:
 
 def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int]:
     """Check one message's metadata; return the length of its body and its rows."""
-    root = start + struct.unpack_from("<I", value, start)[0]
-    kind = _scalar(value, root, 1, "<B", start, size)
-    body = _scalar(value, root, 3, "<q", start, size)
+    _, kind_at, header_at, body_at = _slots(value, start + _U32.unpack_from(value, start)[0], start, size)
+    kind = _U8.unpack_from(value, kind_at)[0] if kind_at else 0
+    body = _I64.unpack_from(value, body_at)[0] if body_at else 0
     if kind == _DICTIONARY:
         raise RecordError("AOS1003", "dictionary-encoded columns are not read: send plain ones")
     if kind != wanted or not 0 <= body <= len(value):
         raise RecordError("AOS1001", f"message kind {kind}, body {body}")
     if kind == _SCHEMA:
         return body, 0
-    at = _slot(value, root, 2, start, size)
-    table = at + struct.unpack_from("<I", value, at)[0] if at else 0
-    if not table:
+    if not header_at:
         raise RecordError("AOS1001", "a batch without header")
-    if _slot(value, table, 3, start, size):
+    table = header_at + _U32.unpack_from(value, header_at)[0]
+    rows_at, _, _, compression_at = _slots(value, table, start, size)
+    if compression_at:
         raise RecordError("AOS1009")
-    rows = _scalar(value, table, 0, "<q", start, size)
+    rows = _I64.unpack_from(value, rows_at)[0] if rows_at else 0
     if not 0 <= rows <= ROWS_MAX:
         raise RecordError("AOS1002", f"{rows} rows, at most {ROWS_MAX}")
     return body, rows
@@ -306,31 +311,32 @@ def _nulls(value: bytes | pa.Buffer, position: int, length: int) -> np.ndarray:
     """
     start, size = position + 8, struct.unpack_from("<i", value, position + 4)[0]
     root = start + struct.unpack_from("<I", value, start)[0]
-    at = _slot(value, root, 2, start, size)
-    at = _slot(value, at + struct.unpack_from("<I", value, at)[0], 1, start, size)
+    at = _slots(value, root, start, size)[2]
+    at = _slots(value, at + struct.unpack_from("<I", value, at)[0], start, size)[1]
     at += struct.unpack_from("<I", value, at)[0]
     count = struct.unpack_from("<I", value, at)[0]
     nodes = np.frombuffer(value, np.int64, 2 * count, at + 4)
     return nodes[1::2]
 
 
-def _slot(value: bytes, table: int, slot: int, start: int, size: int) -> int:
-    """Position of a flatbuffer table's field, 0 when it is absent."""
+def _slots(value: bytes | pa.Buffer, table: int, start: int, size: int) -> Sequence[int]:
+    """Positions of a flatbuffer table's first four fields, 0 where one is absent."""
     if not start <= table <= start + size - 4:
         raise RecordError("AOS1001", "metadata points outside itself")
-    vtable = table - struct.unpack_from("<i", value, table)[0]
+    vtable = table - _I32.unpack_from(value, table)[0]
     if not start <= vtable <= start + size - 4:
         raise RecordError("AOS1001", "metadata points outside itself")
-    length = struct.unpack_from("<H", value, vtable)[0]
-    if 4 + 2 * slot + 2 > length:
-        return 0
-    offset = struct.unpack_from("<H", value, vtable + 4 + 2 * slot)[0]
-    return table + offset if offset else 0
+    length = _U16.unpack_from(value, vtable)[0]
+    if length < 4 + _OFFSETS.size:
+        few = max(length - 4, 0) // 2
+        offsets = (*struct.unpack_from(f"<{few}H", value, vtable + 4), *[0] * (4 - few))
+    else:
+        offsets = _OFFSETS.unpack_from(value, vtable + 4)
+    return [table + offset if offset else 0 for offset in offsets]
 
 
-def _scalar(value: bytes, table: int, slot: int, form: str, start: int, size: int) -> int:
-    at = _slot(value, table, slot, start, size)
-    return int(struct.unpack_from(form, value, at)[0]) if at else 0
+_PREFIX, _OFFSETS = struct.Struct("<Ii"), struct.Struct("<4H")
+_U8, _U16, _U32, _I32, _I64 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<i", "<q"))
 
 
 def _check_types(schema: pa.Schema) -> None:
