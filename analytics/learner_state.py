@@ -20,6 +20,7 @@ from aos.analytics.river_models import Detector, OnlineModels
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
 
 _UPPER = np.triu_indices(TERMS)
+_UPPER_FLAT = _UPPER[0] * TERMS + _UPPER[1]
 _DOUBLES = pa.list_(pa.float64())
 
 
@@ -51,10 +52,7 @@ def load(parts: Mapping[str, pa.RecordBatch]) -> Learner:
 def _dump_cells(learner: Learner) -> pa.RecordBatch:
     cells, count = learner.cells, len(learner.cells.keys)
     domains, kinds, agents = zip(*cells.keys, strict=True) if cells.keys else ((), (), ())
-    watched = [
-        learner.detectors[key].values.tolist() if key in learner.detectors else [] for key in cells.keys
-    ]
-    grams = cells.grams[:count][:, _UPPER[0], _UPPER[1]]
+    grams = cells.grams[:count].reshape(count, TERMS * TERMS).take(_UPPER_FLAT, axis=1)
     columns: dict[str, Any] = {
         "domain": pa.array(domains, pa.string()),
         "kind": pa.array(kinds, pa.string()),
@@ -67,9 +65,20 @@ def _dump_cells(learner: Learner) -> pa.RecordBatch:
         "touched": cells.touched[:count],
         "drift_count": cells.drift_count[:count],
         "drifted_at": cells.drifted_at[:count],
-        "watched": pa.array(watched, _DOUBLES),
+        "watched": _watched(learner),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+def _watched(learner: Learner) -> pa.ListArray:
+    """The values of each cell's detector."""
+    found = [learner.detectors.get(key) for key in learner.cells.keys]
+    values = b"".join([one.values.tobytes() for one in found if one is not None])
+    offsets = np.zeros(len(found) + 1, np.int32)
+    np.cumsum([0 if one is None else len(one.values) for one in found], out=offsets[1:])
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(np.frombuffer(values, np.float64)), type=_DOUBLES
+    )
 
 
 def _load_cells(learner: Learner, rows: pa.RecordBatch) -> None:
@@ -92,13 +101,14 @@ def _load_cells(learner: Learner, rows: pa.RecordBatch) -> None:
 
 
 def _dump_lessons(lessons: Lessons) -> pa.RecordBatch:
-    slots = lessons.in_order()
-    made = np.arange(lessons.made - len(slots), lessons.made)
+    made = np.arange(lessons.made - len(lessons.keys), lessons.made)
+    slots = made % LESSONS_MAX
+    first = int(slots[0]) if len(slots) else 0  # the oldest; before it stand the newest
     return pa.RecordBatch.from_pydict(
         {
             "serial": made.astype(np.int64),
-            "key": pa.array([lessons.keys[slot] for slot in slots], pa.binary()),
-            "name": pa.array([lessons.names[slot] for slot in slots], pa.string()),
+            "key": pa.array(lessons.keys[first:] + lessons.keys[:first], pa.binary()),
+            "name": pa.array(lessons.names[first:] + lessons.names[:first], pa.string()),
             "cell": lessons.cells[slots],
             "number": lessons.numbers[slots],
             "score": lessons.scores[slots],
@@ -129,21 +139,23 @@ def _load_lessons(rows: pa.RecordBatch) -> Lessons:
 
 
 def _dump_models(models: Mapping[str, OnlineModels]) -> pa.RecordBatch:
-    found = [(domain, *value) for domain, model in models.items() for value in model.dump()]
-    domains, names, parts, values = zip(*found, strict=True) if found else ((), (), (), ())
+    parts = [(domain, model.dump()) for domain, model in models.items()]
+    found = [value for _, values in parts for value in values]
+    names, features, values = zip(*found, strict=True) if found else ((), (), ())
     text = pa.string()
     return pa.RecordBatch.from_pydict(
         {
-            "domain": pa.array(domains, text),
+            "domain": pa.array([domain for domain, values in parts for _ in values], text),
             "model": pa.array(names, text),
-            "name": pa.array(parts, text),
+            "name": pa.array(features, text),
             "value": pa.array(values, pa.float64()),
         }
     )
 
 
 def _dump_centres(learner: Learner) -> pa.RecordBatch:
-    vectors = np.array(list(learner.centres.values()), np.float32).reshape(-1, EMBEDDING_SIZE)
+    sums = list(learner.centres.values())
+    vectors = np.concatenate(sums) if sums else np.zeros(0, np.float32)
     return pa.RecordBatch.from_pydict(
         {
             "domain": pa.array([key[0] for key in learner.centres], pa.string()),

@@ -99,11 +99,6 @@ class Lessons:
         slots = np.flatnonzero(self.cells[: len(self.keys)] == cell)
         return [int(slot) for slot in slots[np.argsort(self.numbers[slots], kind="stable")][-count:]]
 
-    def in_order(self) -> list[int]:
-        """All slots, oldest first."""
-        count = len(self.keys)
-        return [serial % LESSONS_MAX for serial in range(self.made - count, self.made)]
-
     def move(self, moved: Ints) -> None:
         """Follow cells to their new rows (-1: forgotten)."""
         count = len(self.keys)

@@ -268,7 +268,9 @@ def _scaled(raw: Doubles, means: Doubles, scales: Doubles) -> Doubles:
     centred = sums - count[:, None] * means
     grams[:, 0, 0] = count
     grams[:, 0, 1:] = grams[:, 1:, 0] = centred / scales
-    inner = raw[:, 1:, 1:] - sums[:, :, None] * means - means[:, None] * centred[:, None, :]
+    product = sums[:, :, None] * means
+    inner = raw[:, 1:, 1:] - product
+    inner -= np.multiply(means[:, None], centred[:, None, :], out=product)
     np.divide(inner, scales[:, None] * scales, out=grams[:, 1:, 1:])
     return grams
 
@@ -288,11 +290,24 @@ def _start(prior: Doubles | None, affine: Doubles) -> Doubles:
 def _sum_by(groups: Ints, count: int, values: Doubles) -> Doubles:
     """Sum values [n, ...] by group: [count, ...]."""
     total = np.zeros((count, *values.shape[1:]))
-    if len(groups):
-        order = np.argsort(groups, kind="stable")
-        found, starts = np.unique(groups[order], return_index=True)
-        total[found] = np.add.reduceat(values[order], starts, axis=0)
+    if not len(groups):
+        return total
+    order, heights = np.argsort(groups, kind="stable"), np.bincount(groups, minlength=count)
+    starts = np.cumsum(heights) - heights
+    if heights.max() > ADDED_ONE_BY_ONE:
+        found = np.flatnonzero(heights)
+        total[found] = np.add.reduceat(values[order], starts[found], axis=0)
+        return total
+    for place in range(int(heights.max())):
+        found = np.flatnonzero(heights > place)
+        added = values[order[starts[found] + place]]
+        total[found] = total[found] + added if place else added
     return total
+
+
+ADDED_ONE_BY_ONE = (
+    4  # up to so many of a group, usual for agents, this is faster than reduceat; the sum is the same
+)
 
 
 def _times(grams: Doubles, weights: Doubles) -> Doubles:
