@@ -96,7 +96,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             group_id=f"{service.prefix}aos.service.{service.name}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=500,
             session_timeout_ms=10_000,
             max_partition_fetch_bytes=wire.MESSAGE_BYTES_MAX,
             **common,
@@ -147,7 +147,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _read(self, consumer: Any) -> None:
         committed = time.monotonic()
         while True:
-            for partition, records in (await consumer.getmany(timeout_ms=200)).items():
+            for partition, records in (await consumer.getmany(timeout_ms=500)).items():
                 for record in records:
                     self._take_in(At(partition, record.offset), record)
             if time.monotonic() - committed > COMMIT_S:

@@ -106,7 +106,9 @@ class Service:
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C; running work is finished within `grace_s`."""
-        asyncio.run(self._until_signal())
+        import uvloop  # here and not before: declaring a service is to stay light
+
+        uvloop.run(self._until_signal())
 
     def stop(self) -> None:
         """Ask `serve` to finish."""
