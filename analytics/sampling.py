@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aos.codecs.columns import floats, ints, valid
+
 MESSAGE_US = (
     25_000  # log time one message stands for at least: 40 a second are a partition's budget (design.md)
 )
@@ -47,7 +49,7 @@ def draws(
     ids: pa.Array, steps: npt.NDArray[np.int16], attempts: npt.NDArray[np.int16]
 ) -> npt.NDArray[np.float64]:
     """A number in [0, 1) for each attempt, always the same, uniform over attempts; `ids` are 16 hashed bytes each."""
-    whole = np.frombuffer(b"".join(ids.to_pylist()), np.uint64)
+    whole = np.frombuffer(ids.buffers()[1], np.uint64, 2 * len(ids), ids.offset * 16)
     mixed = whole[::2] ^ (whole[1::2] << np.uint64(1))
     mixed = mixed + steps.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = mixed + attempts.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
@@ -59,27 +61,39 @@ def draws(
 
 def quarantine(columns: dict[str, pa.Array]) -> pa.Array:
     """Why each row must not teach (one of `REASONS`), null where it may. Degraded decisions may: they are marked."""
-    kind, status, score = columns["kind"], columns["status"], columns["score"]
-    attempt = pc.equal(kind, "attempt")
-    beyond = pc.or_(pc.less(score, 0.0), pc.greater(score, 1.0))
-    beyond = pc.or_(beyond, pc.invert(pc.is_finite(score)))
-    negative = pc.less(columns[AMOUNTS[0]], 0)
-    for name in AMOUNTS[1:]:
-        negative = pc.or_(negative, pc.less(columns[name], 0))
-    missing = pc.and_(pc.is_null(score), pc.equal(status, "ok"))
+    score = columns["score"]
+    scores = floats(score, 0.0)
+    attempt, ignored = _equal(columns["kind"], "attempt", IGNORED.partition("-")[0])
+    missing = np.zeros(len(score), bool)
+    if score.null_count:
+        missing = attempt & ~valid(score) & _equal(columns["status"], "ok")[0]
     tests = (
-        pc.equal(kind, IGNORED.partition("-")[0]),
-        pc.and_(attempt, pc.is_null(columns["agent"])),
-        pc.and_(attempt, pc.is_null(columns["surface"])),
-        pc.fill_null(beyond, False),
-        pc.and_(attempt, missing),
-        negative,
+        ignored,
+        attempt & ~valid(columns["agent"]),
+        attempt & ~valid(columns["surface"]),
+        (scores < 0) | (scores > 1) | ~np.isfinite(scores),
+        missing,
+        np.logical_or.reduce([ints(columns[name], 0) < 0 for name in AMOUNTS]),
     )
-    values = [pa.scalar(reason) for reason in REASONS]
-    return pc.case_when(pc.make_struct(*tests, field_names=list(REASONS)), *values)
+    why = np.zeros(len(score), np.int8)
+    for place in reversed(range(len(REASONS))):
+        why[tests[place]] = place + 1
+    return _WHY.take(pa.array(why)) if why.any() else pa.nulls(len(score), pa.string())
+
+
+_WHY = pa.array([None, *REASONS])
+
+
+def _equal(column: pa.Array, *words: str) -> list[npt.NDArray[np.bool_]]:
+    """Where a text column of few different values, none null, holds each of `words`."""
+    known = column.dictionary_encode()
+    values, places = known.dictionary.to_pylist(), known.indices.to_numpy()
+    return [np.array([value == word for value in values], bool)[places] for word in words]
 
 
 def settled(score: pa.Array, status: pa.Array) -> pa.Array:
     """Scores, with 0 for what failed or timed out and has none; who was stopped by others keeps null."""
+    if score.null_count == 0:
+        return score
     lost = pc.and_(pc.is_null(score), pc.is_in(status, pa.array(["failed", "timeout"])))
     return pc.if_else(lost, pa.scalar(0.0, score.type), score)

@@ -6,7 +6,7 @@ key: the row's request (event, for a foreign one)
 state: none
 order: a row by itself; a message read again gives the same rows, sampled alike
 errors: none: a row that must not teach is kept, with the reason in `quarantined`
-cost: 7 us a row at 128 a message
+cost: 4 us a row at 128 a message, .4 ms a message
 source: analytics/sampling.py
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from aos.analytics.sampling import draws, quarantine, settled, share_of
 from aos.codecs import rows as codec
-from aos.codecs.fields import SURFACE
+from aos.codecs.columns import array, ints, valid
+from aos.codecs.fields import COMMON, I64, SURFACE
 from aos.codecs.settings import Settings
 from aos.streams.processor import Batch, Output, Step, Views
 
@@ -33,6 +33,8 @@ _SAME = (
     "priority", "budget_cpu_us", "cost_usd_micros", "cpu_us", "tokens", "latency_us", "assigned_at", "finished_at",
     "team", "embedding", "surface", "model_version", "settings_version", "degraded",
 )  # fmt: skip
+
+_COMMON = tuple(field.name for field in COMMON)
 
 
 def initial(partition: int) -> None:
@@ -68,18 +70,18 @@ def _by_domain(rows: pa.RecordBatch, partitions: int) -> list[Output]:
 
 
 def _trails(rows: pa.RecordBatch, settings: Settings) -> dict[str, Any]:
-    steps, attempts = rows.column("step").to_numpy(), rows.column("attempt").to_numpy()
-    times = codec.micros(rows.column("finished_at"))
+    given = dict(zip(rows.schema.names, rows.columns, strict=True))
+    times = ints(given["finished_at"], 0)
     share = share_of(rows.num_rows, int(times.max() - times.min()), settings.sample_rows_per_s)
-    waited = pc.subtract(
-        rows.column("assigned_at").cast(pa.int64()), rows.column("ready_at").cast(pa.int64())
-    )
+    assigned, ready = given["assigned_at"], given["ready_at"]
+    known = valid(assigned) & valid(ready)
+    drawn = draws(given["request_id"], given["step"].to_numpy(), given["attempt"].to_numpy())
     return {
-        **codec.take_common(rows),
-        **{name: rows.column(name) for name in _SAME},
-        "score": settled(rows.column("score"), rows.column("status")),
-        "waited_us": pc.fill_null(waited, 0),
-        "sampled": draws(rows.column("request_id"), steps, attempts) < share,
+        **{name: given[name] for name in _COMMON},
+        **{name: given[name] for name in _SAME},
+        "score": settled(given["score"], given["status"]),
+        "waited_us": array(np.where(known, ints(assigned, 0) - ints(ready, 0), 0), I64),
+        "sampled": drawn < share,
         "sample_share": np.full(rows.num_rows, share, np.float32),
     }
 
