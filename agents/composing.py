@@ -45,14 +45,16 @@ class Option:
 
 @dataclass(slots=True)
 class Need:
-    """One step with its candidates, best first. `row` is its row in the message."""
+    """One step with its candidates, best first. `row` is its row in the message; `able`: each of them can do all of it
+    (False: perhaps)."""
 
     row: int
     number: int
     name: str
     require: Sequence[str]
     after: Sequence[int]
-    options: list[Option]
+    options: Sequence[Option]
+    able: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Planned:
     name: str
     require: Sequence[str]
     after: Sequence[int]
-    options: list[Option]
+    options: Sequence[Option]
 
 
 @dataclass(slots=True)
@@ -111,8 +113,8 @@ def compose(needs: Sequence[Need], terms: Terms) -> Plan | Refusal:
     part = terms.count
     for need in order:
         before = [chains[number][-1] for number in need.after if chains.get(number)]
-        if any(option.covers == _full(need) for option in need.options):
-            able = [option for option in need.options if option.covers == _full(need)]
+        able = _able(need)
+        if able:
             chains[need.number] = [_row(need, _ordered(able, before, terms))]
         else:
             team = _team(need, before, part, terms) if need.number < terms.count else []
@@ -148,7 +150,15 @@ def _full(need: Need) -> int:
     return (1 << min(len(need.require), COVERS_MAX)) - 1
 
 
-def _row(need: Need, options: list[Option]) -> Planned:
+def _able(need: Need) -> Sequence[Option]:
+    """Those who can do all of it alone."""
+    if need.able:
+        return need.options
+    full = _full(need)
+    return [option for option in need.options if option.covers == full]
+
+
+def _row(need: Need, options: Sequence[Option]) -> Planned:
     return Planned(need.row, need.number, -1, need.name, need.require, need.after, options)
 
 
@@ -173,7 +183,7 @@ def _in_order(needs: Sequence[Need]) -> list[Need] | None:
     return order
 
 
-def _ordered(options: list[Option], before: Sequence[Planned], terms: Terms) -> list[Option]:
+def _ordered(options: Sequence[Option], before: Sequence[Planned], terms: Terms) -> Sequence[Option]:
     """Alternatives in their order; with pairs known, their expected scores and order take these in."""
     heads = [planned.options[0].agent for planned in before if planned.options]
     if terms.effect is None or not heads:
@@ -240,9 +250,9 @@ def _judge(
 ) -> Refusal | None:
     """Predict the plan, drop alternatives the budget cannot pay, and say what is infeasible."""
     rows = [planned for need in order for planned in chains[need.number] if planned.options]
-    cheapest = {planned.number: min(option.cost for option in planned.options) for planned in rows}
-    total = sum(cheapest.values())
     if terms.budget is not None:
+        cheapest = {planned.number: min(option.cost for option in planned.options) for planned in rows}
+        total = sum(cheapest.values())
         if terms.whole and total > terms.budget:
             return over_budget(total, terms.budget)
         for planned in rows:

@@ -11,7 +11,8 @@ key: home; all rows of a message share it.
 state: none.
 order: none assumed. Law of a row: the first plan of a matching round counts; a step that is twice in a message, too.
 errors: AOS2001, AOS2006, AOS2007, AOS2011 as rejected rows.
-cost: at 128 rows with 16 candidates 6 us a request of one step, 50 us a step of a workflow, 60 us a team.
+cost: with 16 candidates 1.3 ms a message of 20 rows, 1.9 of 150, 4.2 of 600, every tenth request a workflow of three
+    steps: 15 us a step of these; 60 us a team or a step whose alternatives are ordered anew.
 
 Requests of one step with agents that can do all of it, most of what comes, are planned as whole columns; the others
 one by one. Both give the same plans (a test compares them).
@@ -19,7 +20,7 @@ one by one. Both give the same plans (a test compares them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,15 @@ from aos.agents.composing import (
     too_poor,
 )
 from aos.agents.ranking import salts
-from aos.codecs.rows import from_columns, micros, record, take_common
+from aos.codecs import columns as arrays
+from aos.codecs.rows import from_columns, record
 from aos.streams.processor import Batch, Output, Step, Views
 
 _ALTERNATIVES = record("entry").schema.field("alternatives").type
+_ALTERNATIVE = list(_ALTERNATIVES.value_type)
+_COMMON = ("tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round", "match_round")
 _PASSED = (
-    "match_round",
+    *_COMMON,
     "filtered",
     "filtered_count",
     "shortfall",
@@ -51,6 +55,7 @@ _PASSED = (
     "settings_version",
     "degraded",
 )
+_MOST = np.iinfo(np.int64).max
 
 
 def initial(partition: int) -> None:
@@ -75,7 +80,7 @@ class _Sheet:
     def __init__(self, matches: pa.RecordBatch, now: int, seed: int) -> None:
         self.matches = matches
         lists = matches.column("candidates")
-        offsets = lists.offsets.to_numpy()
+        offsets = arrays.offsets(lists)
         self.flat: pa.StructArray = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
         offsets = offsets - offsets[0]
         self.starts, self.ends = offsets[:-1], offsets[1:]
@@ -87,15 +92,15 @@ class _Sheet:
         self.trial = self._field("trial")
         self.steps_count = matches.column("steps_count").to_numpy()
         self.match_round = matches.column("match_round").to_numpy()
-        required = np.diff(matches.column("require").offsets.to_numpy())
+        required = arrays.lengths(matches.column("require"))
         self.full = (np.int64(1) << np.minimum(required, COVERS_MAX)) - 1
-        budget = matches.column("budget_usd_micros")
-        self.unlimited = budget.is_null().to_numpy(zero_copy_only=False)
-        self.budget = budget.fill_null(0).to_numpy(zero_copy_only=False)
-        deadline = matches.column("deadline_at")
-        self.timeless = deadline.is_null().to_numpy(zero_copy_only=False)
-        self.slack = micros(deadline.fill_null(0)) - now
+        budget, deadline = matches.column("budget_usd_micros"), matches.column("deadline_at")
+        self.unlimited, self.timeless = ~arrays.valid(budget), ~arrays.valid(deadline)
+        self.budget, self.slack = arrays.ints(budget, 0), arrays.ints(deadline, 0) - now
         self.seeds = salts(matches, seed, ("round", "match_round")).astype(np.int64)
+        self.partial = self.per_row(
+            np.logical_or, self.covers != np.repeat(self.full, self.counts), nobody=False
+        )
 
     def _field(self, name: str) -> np.ndarray:
         values: np.ndarray = self.flat.field(name).to_numpy(zero_copy_only=False)
@@ -105,20 +110,59 @@ class _Sheet:
         """`ufunc` over the candidates of each row; `nobody` for a row without."""
         found = np.full(len(self.counts), nobody, values.dtype)
         some = self.counts > 0
-        if some.any():
+        if len(values):
             found[some] = ufunc.reduceat(values, self.starts[some])
         return found
 
     def plain(self) -> np.ndarray:
         """Rows that stand alone, have no candidate with a part of what is required, and none too costly."""
         alone = (self.steps_count == 1) | (self.match_round > 0)
-        partial = self.covers != np.repeat(self.full, self.counts)
-        costly = self.cost > np.repeat(
-            np.where(self.unlimited, np.iinfo(np.int64).max, self.budget), self.counts
-        )
-        marked = self.per_row(np.logical_or, partial | costly, False)
-        plain: np.ndarray = alone & ~marked
+        plain: np.ndarray = alone & ~self.partial
+        if not self.unlimited.all():
+            budget = np.where(self.unlimited, _MOST, self.budget)
+            plain &= ~self.per_row(np.logical_or, self.cost > np.repeat(budget, self.counts), nobody=False)
         return plain
+
+    def firsts(self, rows: np.ndarray) -> list[Option | None]:
+        """The first candidate of each of some rows, None where there is nobody."""
+        some = rows[self.counts[rows] > 0]
+        places = self.starts[some]
+        names = self.flat.field("agent").take(pa.array(places)).to_numpy(zero_copy_only=False)
+        numbers = (self.score, self.cost, self.latency, self.covers, self.trial)
+        columns = (places, names, *(column[places] for column in numbers))
+        options = map(Option, *(column.tolist() for column in columns))
+        found: list[Option | None] = [
+            next(options) if count else None for count in self.counts[rows].tolist()
+        ]
+        return found
+
+
+class Lot(Sequence[Option]):
+    """The candidates of a row as they came. Most plans look at the first only: the others are made when asked for."""
+
+    def __init__(self, sheet: _Sheet, row: int, first: Option | None) -> None:
+        self._sheet = sheet
+        self._first = first
+        self._made: list[Option] | None = None
+        self.start, self.end = int(sheet.starts[row]), int(sheet.ends[row])
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._first if place == 0 and self._first is not None else self._all()[place]
+
+    def __iter__(self) -> Iterator[Option]:
+        return iter(self._all())
+
+    def _all(self) -> list[Option]:
+        if self._made is None:
+            sheet, start, end = self._sheet, self.start, self.end
+            numbers = (sheet.score, sheet.cost, sheet.latency, sheet.covers, sheet.trial)
+            names = sheet.flat.field("agent").slice(start, end - start).to_pylist()
+            columns = (column[start:end].tolist() for column in numbers)
+            self._made = list(map(Option, range(start, end), names, *columns))
+        return self._made
 
 
 def _columns(sheet: _Sheet, plain: np.ndarray, views: Views) -> list[pa.RecordBatch]:
@@ -129,8 +173,7 @@ def _columns(sheet: _Sheet, plain: np.ndarray, views: Views) -> list[pa.RecordBa
     quality = np.zeros(len(plain), np.float32) if nothing else sheet.score[first]
     duration = np.zeros(len(plain), np.int64) if nothing else sheet.latency[first]
     tried = some & (np.zeros(len(plain), bool) if nothing else ~sheet.trial[first])
-    most = np.iinfo(np.int64).max
-    fastest = sheet.per_row(np.minimum, np.where(sheet.trial, most, sheet.latency), 0)
+    fastest = sheet.per_row(np.minimum, np.where(sheet.trial, _MOST, sheet.latency), 0)
     late = ~sheet.timeless & (np.where(tried, fastest, 0) > sheet.slack)
     whole = sheet.match_round == 0
     poor = whole & tried & (quality.astype(np.float64) < views.settings.quality_min)
@@ -145,9 +188,10 @@ def _columns(sheet: _Sheet, plain: np.ndarray, views: Views) -> list[pa.RecordBa
     batches = [_rejections(sheet, refusals)] if refusals else []
     if not kept.any():
         return batches
-    matches = sheet.matches if kept.all() else sheet.matches.filter(pa.array(kept))
+    matches = sheet.matches.select([*_PASSED, "step", "candidates"])
+    matches = matches if kept.all() else matches.filter(pa.array(kept))
     single = ["single" if count == 1 else None for count in sheet.steps_count[kept].tolist()]
-    columns = take_common(matches) | {name: matches.column(name) for name in ("step", *_PASSED)}
+    columns = {name: matches.column(name) for name in ("step", *_PASSED)}
     columns |= {
         "kind": ["planned"] * len(matches),
         "alternatives": matches.column("candidates"),
@@ -165,9 +209,9 @@ def _one_by_one(sheet: _Sheet, other: np.ndarray, views: Views) -> list[pa.Recor
         return []
     plans: list[tuple[Plan, int]] = []
     refusals: list[tuple[int, Refusal]] = []
-    for needs in _requests(sheet, np.flatnonzero(other).tolist()):
+    for needs, domain in _requests(sheet, np.flatnonzero(other)):
         row = needs[0].row
-        found = compose(needs, _terms(sheet, needs, views))
+        found = compose(needs, _terms(sheet, needs, domain, views))
         if isinstance(found, Refusal):
             refusals.append((row, found))
         else:
@@ -176,37 +220,28 @@ def _one_by_one(sheet: _Sheet, other: np.ndarray, views: Views) -> list[pa.Recor
     return [*batches, _plans(sheet, plans)] if plans else batches
 
 
-def _requests(sheet: _Sheet, rows: Sequence[int]) -> list[list[Need]]:
-    """Steps by request, round and matching, in the order in which they came; one that comes again counts once."""
-    matches = sheet.matches.take(pa.array(rows, pa.int64()))
-    names = ("request_id", "round", "match_round", "step", "step_name", "require", "after")
-    columns = (matches.column(name).to_pylist() for name in names)
-    agents = sheet.flat.field("agent")
+def _requests(sheet: _Sheet, rows: np.ndarray) -> list[tuple[list[Need], str]]:
+    """Steps by request, round and matching, in the order in which they came, and their domain; a step that comes again
+    counts once."""
+    names = ("request_id", "round", "match_round", "domain", "step", "step_name", "require", "after")
+    matches = sheet.matches.select(names).take(pa.array(rows))
+    columns = [matches.column(name).to_pylist() for name in names]
     requests: dict[tuple[bytes, int, int], dict[int, Need]] = {}
-    for row, request, round, again, number, name, require, after in zip(rows, *columns, strict=True):
-        start, end = int(sheet.starts[row]), int(sheet.ends[row])
-        options = [
-            Option(*values)
-            for values in zip(
-                range(start, end),
-                agents.slice(start, end - start).to_pylist(),
-                sheet.score[start:end].tolist(),
-                sheet.cost[start:end].tolist(),
-                sheet.latency[start:end].tolist(),
-                sheet.covers[start:end].tolist(),
-                sheet.trial[start:end].tolist(),
-                strict=True,
-            )
-        ]
-        need = Need(row, number, name, require, after, options)
+    domains: list[str] = []
+    steps = zip(rows.tolist(), sheet.firsts(rows), (~sheet.partial[rows]).tolist(), *columns, strict=True)
+    for row, first, able, request, round, again, domain, number, name, require, after in steps:
+        needs = requests.get((request, round, again))
+        if needs is None:
+            needs = requests[request, round, again] = {}
+            domains.append(domain)
         # what was written twice may be joined into one message: two halves of a plan would be no plan
-        requests.setdefault((request, round, again), {}).setdefault(number, need)
-    return [list(needs.values()) for needs in requests.values()]
+        if number not in needs:
+            needs[number] = Need(row, number, name, require, after, Lot(sheet, row, first), able)
+    return [(list(needs.values()), domain) for needs, domain in zip(requests.values(), domains, strict=True)]
 
 
-def _terms(sheet: _Sheet, needs: Sequence[Need], views: Views) -> Terms:
+def _terms(sheet: _Sheet, needs: Sequence[Need], domain: str, views: Views) -> Terms:
     row = needs[0].row
-    domain = sheet.matches.column("domain")[row].as_py()
     patterns = views["aos.patterns"]
 
     def effect(first: str, second: str) -> float:
@@ -233,51 +268,56 @@ def _plans(sheet: _Sheet, plans: Sequence[tuple[Plan, int]]) -> pa.RecordBatch:
     def spread(values: Sequence[Any]) -> list[Any]:
         return [value for value, height in zip(values, heights, strict=True) for _ in range(height)]
 
-    part = [planned.parent >= 0 for planned in rows]
-    matches = sheet.matches.take(pa.array([planned.row for planned in rows], pa.int64()))
-    columns = take_common(matches) | {name: matches.column(name) for name in _PASSED}
+    as_came = all(isinstance(planned.options, Lot) for planned in rows)
+    names = [*_PASSED, "candidates"] if as_came else list(_PASSED)
+    matches = sheet.matches.select(names).take(pa.array([planned.row for planned in rows], pa.int64()))
+    columns = {name: matches.column(name) for name in _PASSED}
     columns |= {
         "kind": ["planned"] * len(rows),
         "step": [planned.number for planned in rows],
-        "parent": [planned.parent if is_part else None for planned, is_part in zip(rows, part, strict=True)],
-        "step_name": [planned.name if is_part else None for planned, is_part in zip(rows, part, strict=True)],
-        "require": [
-            planned.require if is_part else None for planned, is_part in zip(rows, part, strict=True)
-        ],
-        "after": [planned.after if is_part else None for planned, is_part in zip(rows, part, strict=True)],
-        "alternatives": _alternatives(sheet, rows),
+        "alternatives": matches.column("candidates") if as_came else _alternatives(sheet, rows),
         "topology": spread([plan.topology for plan, _ in plans]),
         "quality_predicted": spread([plan.quality for plan, _ in plans]),
         "duration_predicted_us": spread([plan.duration_us for plan, _ in plans]),
         "plan_seed": spread([seed for _, seed in plans]),
     }
+    if any(planned.parent >= 0 for planned in rows):
+        columns |= _parts(rows)
     return from_columns("entry", len(rows), columns)
+
+
+def _parts(rows: Sequence[Planned]) -> dict[str, Any]:
+    """What is said of the parts of a team only."""
+    parts = [planned if planned.parent >= 0 else None for planned in rows]
+    return {
+        "parent": [part and part.parent for part in parts],
+        "step_name": [part and part.name for part in parts],
+        "require": [part and part.require for part in parts],
+        "after": [part and part.after for part in parts],
+    }
 
 
 def _alternatives(sheet: _Sheet, rows: Sequence[Planned]) -> pa.Array:
     options = [option for planned in rows for option in planned.options]
     taken = sheet.flat.take(pa.array([option.index for option in options], pa.int64()))
-    fields = list(_ALTERNATIVES.value_type)
-    arrays = [
+    columns = [
         pa.array([option.score for option in options], field.type)
         if field.name == "score"
         else taken.field(field.name)
-        for field in fields
+        for field in _ALTERNATIVE
     ]
-    offsets = np.concatenate([[0], np.cumsum([len(planned.options) for planned in rows])])
-    values = pa.StructArray.from_arrays(arrays, fields=fields)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=_ALTERNATIVES)
+    values = pa.StructArray.from_arrays(columns, fields=_ALTERNATIVE)
+    return arrays.list_of(np.array([len(planned.options) for planned in rows]), values, _ALTERNATIVES)
 
 
 def _rejections(sheet: _Sheet, refusals: Sequence[tuple[int, Refusal]]) -> pa.RecordBatch:
     """Rows of kind rejected. `step` is named for a step matched anew: supervise asks whether that was answered."""
     rows = [row for row, _ in refusals]
-    matches = sheet.matches.take(pa.array(rows, pa.int64()))
+    matches = sheet.matches.select([*_COMMON, "step"]).take(pa.array(rows, pa.int64()))
     again = sheet.match_round[rows] > 0
     numbers = matches.column("step").to_numpy()
-    columns = take_common(matches) | {
+    columns = {name: matches.column(name) for name in _COMMON} | {
         "kind": ["rejected"] * len(rows),
-        "match_round": matches.column("match_round"),
         "step": pa.array(numbers, pa.int16(), mask=~again),
         "code": [refusal.code for _, refusal in refusals],
         "message": [refusal.message for _, refusal in refusals],
