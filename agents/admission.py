@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.codecs.columns import floats, ints, lengths, valid
+from aos.codecs.columns import floats, ints, lengths, offsets, valid
 from aos.codecs.errors import RecordError
 
 NAME_BYTES_MAX = 128
@@ -39,7 +39,8 @@ class _Checks:
     """Collects what is wrong with the rows of one batch; the first thing of a row counts."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
-        self.rows = rows
+        self.columns: dict[str, pa.Array] = dict(zip(rows.schema.names, rows.columns, strict=True))
+        self.count = rows.num_rows
         self.refused: Refused = {}
 
     def refuse(self, where: np.ndarray, detail: str, code: str = "AOS1014") -> None:
@@ -49,25 +50,33 @@ class _Checks:
 
     def number(self, low: int, high: int, *names: str) -> None:
         for name in names:
-            if self.rows[name].null_count < self.rows.num_rows:
-                values = ints(self.rows[name], low)
-                self.refuse((values < low) | (values > high), f"{name} must be from {low} to {high}")
+            column = self.columns[name]
+            if column.null_count < self.count:
+                values = ints(column, low)
+                if int(values.min()) < low or int(values.max()) > high:
+                    self.refuse((values < low) | (values > high), f"{name} must be from {low} to {high}")
 
     def share(self, *names: str) -> None:
         for name in names:
-            values = floats(self.rows[name], 0)
+            column = self.columns[name]
+            if column.null_count == self.count:
+                continue
+            values = floats(column, 0)
             self.refuse((values < 0) | (values > 1), f"{name} must be from 0 to 1")
 
     def text(self, most: int, *names: str, filled: bool = False) -> None:
         for name in names:
-            sizes = lengths(self.rows[name])
+            column = self.columns[name]
+            if column.null_count == self.count:
+                continue
+            sizes = lengths(column)
             self.refuse(sizes > most, f"{name} is longer than {most} bytes")
             if filled:
-                self.refuse((sizes == 0) & valid(self.rows[name]), f"{name} is empty")
+                self.refuse((sizes == 0) & valid(column), f"{name} is empty")
 
     def texts(self, many: int, *names: str) -> None:
         for name in names:
-            column = self.rows[name]
+            column = self.columns[name]
             if column.null_count == len(column):
                 continue
             counts = lengths(column)
@@ -80,20 +89,32 @@ class _Checks:
             )
 
     def like(self, pattern: str, name: str) -> None:
-        matched = pc.match_substring_regex(self.rows[name], pattern).fill_null(True)
+        matched = pc.match_substring_regex(self.columns[name], pattern).fill_null(True)
         self.refuse(~matched.to_numpy(zero_copy_only=False), f"{name} must match {pattern}")
 
     def one_of(self, known: tuple[str, ...], name: str) -> None:
-        inside = pc.is_in(self.rows[name], pa.array(known))
+        column = self.columns[name]
+        if _all_are(column, known[0]):
+            return
+        inside = pc.is_in(column, pa.array(known))
         self.refuse(~inside.to_numpy(zero_copy_only=False), f"{name} must be one of {', '.join(known)}")
 
     def either(self, *names: str) -> None:
         """At least one of the columns must be filled, and not with an empty text."""
-        filled = np.zeros(self.rows.num_rows, bool)
+        filled = np.zeros(self.count, bool)
         for name in names:
-            column = self.rows[name]
+            column = self.columns[name]
             filled |= lengths(column) > 0 if pa.types.is_string(column.type) else valid(column)
         self.refuse(~filled, f"{' or '.join(names)} must be given", "AOS1004")
+
+
+def _all_are(column: pa.Array, word: str) -> bool:
+    """Whether a text column holds one word in every row: the usual case, for a tenth of a kernel's price."""
+    data, ends = word.encode(), offsets(column) if len(column) else np.zeros(1, np.int32)
+    if column.null_count or not (ends[1:] - ends[:-1] == len(data)).all():
+        return False
+    held = column.buffers()[2]
+    return held is not None and bytes(held)[int(ends[0]) : int(ends[-1])] == data * len(column)
 
 
 def registrations(rows: pa.RecordBatch) -> Refused:

@@ -93,7 +93,8 @@ def read(texts: pa.Array) -> Reading:
     padded = pc.binary_join_element_wise(" ", lower, "   ", "", null_handling="replace", null_replacement="")
     for first, last, data, padded_sizes in _chunks(padded):
         vectors[first:last] = _vectors(data, padded_sizes, counts[first:last])
-    vectors[lengths(pc.utf8_trim_whitespace(texts)) == 0] = 0
+    if foreign.any() or not counts[:, _WORD_START].all():  # an ASCII text with a word is not blank
+        vectors[lengths(pc.utf8_trim_whitespace(texts)) == 0] = 0
     return Reading(vectors, _features(sizes, foreign, counts))
 
 

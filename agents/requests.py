@@ -317,7 +317,8 @@ def _taken_apart(
         elif name == "payload":
             columns["content_type"] = content_type.take(pa.array(np.where(mine, 0, owner), mask=mine))
     places = pa.array(flat, mask=~of_workflow)
-    columns["name"] = steps.field("name").take(places).fill_null(SINGLE_STEP)
+    names = pa.concat_arrays([steps.field("name"), pa.array([SINGLE_STEP])])
+    columns["name"] = names.take(pa.array(np.where(of_workflow, flat, len(steps))))
     columns["timeout_ms"] = taken(steps.field("timeout_ms"), places)
     columns["after"], columns["judges"] = _shapes(np.cumsum(count) - count, len(owner), graphs)
     return Steps(owner, number, count, columns, texts, text)

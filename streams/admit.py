@@ -30,8 +30,8 @@ from aos.codecs import rows as make
 from aos.codecs.columns import array, ints, lengths, valid
 from aos.codecs.fields import I16, I32, ID, TEXT, TIME, Record
 from aos.codecs.records_edge import CONTROL, FEEDBACK, HEARTBEAT, OBSERVATION, OUTCOME, REGISTRATION
-from aos.codecs.topics import DEFAULT_TENANT, base_of, tenant_of
-from aos.streams.gather import DeadLetters, Gathered, gather
+from aos.codecs.topics import DEFAULT_TENANT, base_of
+from aos.streams.gather import DeadLetters, Gathered, gather, tenants_of
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 
@@ -49,9 +49,7 @@ class _Said(NamedTuple):
 
     def tenants(self) -> list[str]:
         """Each row's tenant."""
-        known = self.views.settings.tenants
-        of_raw = [tenant_of(raw.topic, known) or "" for raw in self.raws]
-        return [of_raw[message] for message in self.gathered.message]
+        return tenants_of(self.gathered, self.raws, self.views.settings.tenants)
 
     def without(self, refused: admission.Refused) -> _Said:
         """The rows that are not refused; the others become dead letters."""
@@ -66,9 +64,10 @@ def step(state: None, batch: Batch, now: int, views: Views, seed: int) -> Step[N
     """Turn the raw messages of one fetch into rows of the inner logs."""
     tenants = views.settings.tenants
     dead = DeadLetters("admit", tenants)
+    bases = {topic: base_of(topic) for topic in dict.fromkeys(raw.topic for raw in batch.raws)}
     by_base: dict[str, list[Raw]] = {}
     for raw in batch.raws:
-        by_base.setdefault(base_of(raw.topic), []).append(raw)
+        by_base.setdefault(bases[raw.topic], []).append(raw)
     outputs: list[Output] = []
     for base, raws in by_base.items():
         record, handle = _HANDLERS[base]
@@ -93,7 +92,7 @@ def _heartbeats(said: _Said) -> list[Output]:
 def _fleet(kind: str, rows: pa.RecordBatch) -> list[Output]:
     if rows.num_rows == 0:
         return []
-    columns = {name: rows[name] for name in rows.schema.names}
+    columns: dict[str, Any] = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns["kind"] = pa.repeat(kind, rows.num_rows)
     return [Output("aos.fleet", make.from_columns("fleet-entry", rows.num_rows, columns))]
 
@@ -108,15 +107,16 @@ def _outcomes(said: _Said) -> list[Output]:
         "content_type", "score", "code", "message", "retryable", "cost_usd_micros", "cpu_us", "tokens_in",
         "tokens_out", "progress",
     )  # fmt: skip
-    columns = {name: rows[name] for name in names} | _unknown(rows.num_rows)
+    given = dict(zip(rows.schema.names, rows.columns, strict=True))
+    columns = {name: given[name] for name in names} | _unknown(rows.num_rows)
     columns["kind"] = pa.repeat("outcome", rows.num_rows)
-    columns["message"] = _cut(rows["message"])
+    columns["message"] = _cut(given["message"])
     most = said.views.settings.payload_bytes_max
-    large = lengths(rows["payload"]) > most
+    large = lengths(given["payload"]) > most
     if large.any():
         columns |= _too_large(columns, pa.array(large), most)
     ledger = make.from_columns("entry", rows.num_rows, columns)
-    return _by_partition("aos.ledger", ledger, ints(rows["home"], 0))
+    return _by_partition("aos.ledger", ledger, ints(given["home"], 0))
 
 
 def _too_large(columns: dict[str, Any], large: pa.Array, most: int) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _observations(said: _Said) -> list[Output]:
 
 def _cut(words: pa.Array) -> pa.Array:
     """Texts cut to what travels; agents' error messages can be stack traces."""
-    if not (lengths(words) > admission.WORDS_BYTES_MAX).any():
+    if words.null_count == len(words) or not (lengths(words) > admission.WORDS_BYTES_MAX).any():
         return words
     return pc.utf8_slice_codeunits(words, 0, admission.WORDS_BYTES_MAX // 4)
 

@@ -27,8 +27,7 @@ from aos.codecs.errors import CODES, RecordError
 from aos.codecs.fields import I8, I16, I32, TIME
 from aos.codecs.records_edge import REQUEST
 from aos.codecs.records_flow import LEDGER
-from aos.codecs.topics import tenant_of
-from aos.streams.gather import DeadLetters, Gathered, gather
+from aos.streams.gather import DeadLetters, Gathered, gather, tenants_of
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 TASKS_A_MESSAGE = (
@@ -78,8 +77,7 @@ def _common(
 ) -> dict[str, pa.Array]:
     """The columns every later row of a request carries."""
     rows, count = gathered.rows, gathered.rows.num_rows
-    of_raw = [tenant_of(raw.topic, views.settings.tenants) or "" for raw in raws]
-    tenants = [of_raw[message] for message in gathered.message]
+    tenants = tenants_of(gathered, raws, views.settings.tenants)
     ids = [
         identity.request_id(tenant, client)
         if client

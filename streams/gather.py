@@ -117,13 +117,14 @@ def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: De
     errors: dict[tuple[int, int], RecordError] = {}
     in_json = [objects.is_json(raw.value, raw.headers) for raw in raws]
     streams = [index for index, json in enumerate(in_json) if not json]
-    together = _together([raws[index] for index in streams], record, tenants)
+    unknown = {topic for topic in _topics(raws) if tenant_of(topic, tenants) is None}
+    together = None if unknown else _together([raws[index] for index in streams], record)
     if together is not None:
         batches, sizes, places = [together[0]], together[1], streams
     for index in range(len(raws)) if together is None else np.flatnonzero(in_json).tolist():
         raw = raws[index]
         try:
-            if tenant_of(raw.topic, tenants) is None:
+            if raw.topic in unknown:
                 raise RecordError("AOS1013", raw.topic)
             if in_json[index]:
                 row, error = objects.parse_row(raw.value, record)
@@ -142,11 +143,20 @@ def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: De
     return _joined(record, batches, sizes, places, found, found_places, errors)
 
 
-def _together(
-    raws: Sequence[Raw], record: Record, tenants: Sequence[str]
-) -> tuple[pa.RecordBatch, list[int]] | None:
+def _topics(raws: Sequence[Raw]) -> list[str]:
+    return list(dict.fromkeys(raw.topic for raw in raws))
+
+
+def tenants_of(gathered: Gathered, raws: Sequence[Raw], known: Sequence[str]) -> list[str]:
+    """Each row's tenant."""
+    of_topic = {topic: tenant_of(topic, known) or "" for topic in _topics(raws)}
+    of_raw = [of_topic[raw.topic] for raw in raws]
+    return [of_raw[message] for message in gathered.message.tolist()]
+
+
+def _together(raws: Sequence[Raw], record: Record) -> tuple[pa.RecordBatch, list[int]] | None:
     """The quick way for many messages; None when one of them needs a look of its own, or there is just one."""
-    if len(raws) < 2 or any(tenant_of(raw.topic, tenants) is None for raw in raws):
+    if len(raws) < 2:
         return None
     return wire.decode_together([(raw.value, raw.headers) for raw in raws], record)
 
@@ -160,11 +170,13 @@ def _joined(
     found_places: list[int],
     errors: dict[tuple[int, int], RecordError],
 ) -> Gathered:
-    message = np.repeat(np.array(places + found_places, np.int64), sizes + [1] * len(found_places))
-    row = np.concatenate([*(np.arange(size) for size in sizes), np.zeros(len(found), np.int64)])
+    counts = np.array(sizes + [1] * len(found), np.int64)
+    message = np.repeat(np.array(places + found_places, np.int64), counts)
+    row = np.arange(len(message)) - np.repeat(np.cumsum(counts) - counts, counts)
     if found:
         batches = [*batches, objects.rows(found, record)]
-    rows = pa.concat_batches(batches) if batches else make.empty(record.name)
+    batches = batches or [make.empty(record.name)]
+    rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     if sizes and found:
         order = np.argsort(message, kind="stable")
         rows, message, row = rows.take(pa.array(order)), message[order], row[order]
