@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aos.agents import encoding
-from aos.codecs.columns import array, ints, lengths, list_of, valid
+from aos.codecs.columns import array, ints, lengths, list_of, offsets, valid
 from aos.codecs.fields import I16S, TEXTS
 from aos.codecs.settings import Settings
 
@@ -377,11 +377,18 @@ def _list_bytes(column: pa.Array) -> np.ndarray:
     """Bytes of all texts of each list."""
     if column.null_count == len(column):
         return np.zeros(len(column), np.int64)
-    sums = np.concatenate([[0], np.cumsum(lengths(column.flatten()))])
-    ends = np.cumsum(lengths(column))
-    return np.asarray(sums[ends] - sums[ends - lengths(column)])
+    # the texts begin and end where the lists say, in the texts' own offsets
+    ends = offsets(column.values)[offsets(column)] if len(column.values) else np.zeros(len(column) + 1, int)
+    found: np.ndarray = np.subtract(ends[1:], ends[:-1], dtype=np.int64)
+    return np.where(valid(column), found, 0) if column.null_count else found
 
 
 def _filled(column: pa.Array) -> pa.Array:
     """A list column with empty lists for nulls."""
-    return column if column.null_count == 0 else list_of(lengths(column), column.flatten(), TEXTS)
+    if column.null_count == 0:
+        return column
+    items = _NO_TEXTS if column.null_count == len(column) else column.flatten()
+    return list_of(lengths(column), items, TEXTS)
+
+
+_NO_TEXTS = pa.array([], pa.string())
