@@ -8,7 +8,7 @@ order: a view: the last version of a name wins. A version is the next offset of 
     beliefs: messages read again after a crash find what was made of them in the view and adopt it, they never publish
     another policy under a version that is out
 errors: AOS9001 when a proposal breaks a bound: a bug, it is not published
-cost: 1 us an experience; .2 ms a proposal, every `optimise_every` attempts of a domain
+cost: .06 ms a message and .6 us an experience; .2 ms a proposal, every `optimise_every` attempts of a domain
 source: analytics/tuning.py
 """
 
@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from aos.analytics.beliefs import ALL_KINDS, Beliefs
 from aos.analytics.patterns import Patterns
 from aos.analytics.strategies import DEFAULT, Strategy
 from aos.analytics.tuning import Evidence, propose
+from aos.codecs import columns as arrays
 from aos.codecs import rows as codec
 from aos.codecs.settings import Settings
 from aos.streams.processor import Batch, Output, Step, Views
@@ -122,18 +122,23 @@ _SCHEMA = pa.schema(
 )
 
 
+_TEACHES = ("attempt", "request")
+
+
 def _count(state: State, rows: pa.RecordBatch) -> list[str]:
     """Add rows to their domains' evidence; return the domains, in order."""
-    columns = ["domain", "kind", "status", "score", "code"]
-    teaches = pc.and_(
-        pc.is_null(rows.column("quarantined")),
-        pc.is_in(rows.column("kind"), pa.array(["attempt", "request"])),
-    )
+    texts = [
+        rows.column(name).to_numpy(zero_copy_only=False).tolist()
+        for name in ("domain", "kind", "status", "code")
+    ]
+    scores = rows.column("score")
+    numbers = (arrays.floats(scores, 0.0), arrays.valid(scores), arrays.valid(rows.column("quarantined")))
     seen: dict[str, None] = {}
-    wanted = rows.select(columns).filter(teaches)
-    for domain, kind, status, score, code in zip(
-        *(column.to_pylist() for column in wanted.columns), strict=True
+    for domain, kind, status, code, score, scored, quarantined in zip(
+        *texts, *(column.tolist() for column in numbers), strict=True
     ):
+        if quarantined or kind not in _TEACHES:
+            continue
         if domain not in seen:
             seen[domain] = None
             state.courses[domain] = state.courses.pop(domain, Course())
@@ -143,7 +148,7 @@ def _count(state: State, rows: pa.RecordBatch) -> list[str]:
             evidence.requests += 1
             evidence.expired += status == "expired" or code == TOO_LATE
             evidence.over_budget += code == OVER_BUDGET
-        elif score is not None:
+        elif scored:
             course.total += 1
             evidence.attempts += 1
             evidence.score += score
