@@ -13,7 +13,7 @@ source: probability matching (Thompson 1933), computed instead of sampled, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -45,6 +45,16 @@ class Choice(NamedTuple):
     free: list[int]
 
 
+class Drawn(NamedTuple):
+    """What a row's draw `u` says when all its alternatives have a free slot: the position drawn, the positions of
+    its arm (None: all are of one arm) and the probability of that arm."""
+
+    u: float
+    position: int
+    members: list[int] | None
+    probability: float
+
+
 class Draws:
     """Numbers in [0, 1) that depend on the attempt's key and the salt only; exact as 32-bit floats."""
 
@@ -54,9 +64,17 @@ class Draws:
 
     def of(self, key: bytes) -> float:
         """The attempt's number."""
-        digest = self._salted.copy()
-        digest.update(key)
-        return (int.from_bytes(digest.digest(), "big") >> (32 - DRAW_BITS)) / (1 << DRAW_BITS)
+        return float(self.of_all([key])[0])
+
+    def of_all(self, keys: Iterable[bytes]) -> np.ndarray:
+        """The numbers of many attempts: float64 [keys]."""
+        digests = []
+        for key in keys:
+            digest = self._salted.copy()
+            digest.update(key)
+            digests.append(digest.digest())
+        numbers: np.ndarray = np.frombuffer(b"".join(digests), ">u4") >> (32 - DRAW_BITS)
+        return numbers / (1 << DRAW_BITS)
 
 
 def chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -74,48 +92,64 @@ def chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.
     result = np.zeros((rows, count))
     if not rows or not count:
         return result
-    step = max(1, BLOCK_VALUES // (count * count * NODES))
+    step = min(rows, max(1, BLOCK_VALUES // (count * count * NODES)))
+    scratch = np.empty((3, count * step * (count * NODES + 2)), np.float32)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        result[part] = _chances(mean[part], deviation[part], present[part])
+        result[part] = _chances(mean[part], deviation[part], present[part], scratch)
     return result
 
 
-def _chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.ndarray:
-    m = np.clip(mean, 0.0, 1.0).astype(np.float32).T[:, :, None]  # [alternatives, rows, 1]
+def _chances(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+    """`scratch` is three times the memory for a value of each alternative at each point of the grid: given, because
+    the system takes as long to hand out fresh memory as the arithmetic takes."""
+    m = np.minimum(np.maximum(mean, 0.0), 1.0).astype(np.float32).T[:, :, None]  # [alternatives, rows, 1]
     s = np.maximum(deviation, DEVIATION_MIN).astype(np.float32).T[:, :, None]
     here = present.T[:, :, None]
-    low = np.where(here, np.maximum(m - REACH * s, 0), 0).max(axis=0)  # below it, somebody is surely better
-    high = np.maximum(np.where(here, np.minimum(m + REACH * s, 1), low), low)
-    bottom = np.maximum(np.maximum(m - REACH * s, 0), low)
-    count = len(m)
-    # each alternative's points are shifted against the others': equal posteriors then make one fine grid
-    share = (np.arange(NODES) + ((np.arange(count) + 0.5) / count)[:, None, None]).astype(np.float32) / NODES
-    grid = bottom + np.maximum(high - bottom, 0) * share  # [alternatives, rows, nodes]
-    ends = np.concatenate([low, high.max(axis=0)], axis=1)
-    x = np.concatenate([grid.transpose(1, 0, 2).reshape(len(low), -1), ends], axis=1)
-    x.sort(axis=1)  # [rows, alternatives * nodes + 2]
+    x = _grid(m, s, here)
+    z, below, middle = (values[: len(m) * x.size].reshape(len(m), *x.shape) for values in scratch)
+    np.subtract(x, m, out=z)
+    z /= s
     floor, ceiling = _normal(-m / s), _normal((1 - m) / s)
-    below = _normal((x - m) / s)  # F_i(x): [alternatives, rows, grid]
+    _normal(z, out=below)  # F_i: [alternatives, rows, grid]
     below -= floor
     below /= ceiling - floor
-    np.clip(below, 0, 1, out=below)
+    below.clip(0, 1, out=below)
     if not present.all():
-        below = np.where(here, below, np.float32(1))
-    others = _products_of_others(below)
-    middle = others[:, :, 1:] + others[:, :, :-1]
-    found = np.einsum("ark,ark->ra", below[:, :, 1:] - below[:, :, :-1], middle).astype(np.float64) / 2
-    found += (below[:, :, 0] * others[:, :, 0]).T / np.maximum(present.sum(axis=1, keepdims=True), 1)
+        np.copyto(below, np.float32(1), where=~here)
+    others = _products_of_others(below, out=z)
+    first = (below[:, :, 0] * others[:, :, 0]).T
+    middle = np.add(others[:, :, 1:], others[:, :, :-1], out=middle[:, :, 1:])
+    rise = np.subtract(below[:, :, 1:], below[:, :, :-1], out=z[:, :, 1:])
+    found = np.einsum("ark,ark->ra", rise, middle).astype(np.float64) / 2
+    found += first / np.maximum(present.sum(axis=1, keepdims=True), 1)
     found = np.where(present, np.maximum(found, 0.0), 0.0)
     total = found.sum(axis=1, keepdims=True)
     result: np.ndarray = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
     return result
 
 
-def _normal(z: np.ndarray) -> np.ndarray:
-    """The normal distribution function, within .0002 (Page 1977): an exp instead of an erf."""
-    z = np.clip(z, -6, 6)
-    power = z * z
+def _grid(m: np.ndarray, s: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Where the integral of each row is looked at, in order: [rows, alternatives * nodes + 2]."""
+    bottom, top = np.maximum(m - REACH * s, 0), np.minimum(m + REACH * s, 1)
+    low = np.where(here, bottom, 0).max(axis=0)  # below it, somebody is surely better
+    high = np.maximum(np.where(here, top, low), low)
+    bottom = np.maximum(bottom, low)
+    # each alternative's points are shifted against the others': equal posteriors then make one fine grid
+    share = (np.arange(NODES) + ((np.arange(len(m)) + 0.5) / len(m))[:, None, None]).astype(
+        np.float32
+    ) / NODES
+    grid = bottom + np.maximum(high - bottom, 0) * share  # [alternatives, rows, nodes]
+    ends = np.concatenate([low, high.max(axis=0)], axis=1)
+    x = np.concatenate([grid.transpose(1, 0, 2).reshape(len(low), -1), ends], axis=1)
+    x.sort(axis=1)
+    return x
+
+
+def _normal(z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The normal distribution function, within .0002 (Page 1977): an exp instead of an erf. `z` is cut to -6..6."""
+    z.clip(-6, 6, out=z)
+    power: np.ndarray = np.multiply(z, z, out=out)
     power *= np.float32(-0.07056)
     power -= np.float32(1.5957691)
     power *= z
@@ -125,16 +159,16 @@ def _normal(z: np.ndarray) -> np.ndarray:
     return found
 
 
-def _products_of_others(values: np.ndarray) -> np.ndarray:
-    """For each i the product of all values but the i-th, along the first axis, without dividing by zeros."""
-    result = np.ones_like(values)
+def _products_of_others(values: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """For each i the product of all values but the i-th, along the first axis, without dividing by zeros, in `out`."""
+    out[0] = 1
     for i in range(1, len(values)):
-        np.multiply(result[i - 1], values[i - 1], out=result[i])
+        np.multiply(out[i - 1], values[i - 1], out=out[i])
     after = values[-1].copy()
     for i in range(len(values) - 2, -1, -1):
-        result[i] *= after
+        out[i] *= after
         after *= values[i]
-    return result
+    return out
 
 
 def with_floor(chance: np.ndarray, trial: np.ndarray, present: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -157,7 +191,7 @@ def arms(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.nda
     """
     rows, count = mean.shape
     arm = np.full((rows, count), -1, np.int64)
-    step = max(1, BLOCK_VALUES // max(1, count * count))
+    step = max(1, BLOCK_VALUES // max(1, 8 * count * count))
     for start in range(0, rows, step):
         part = slice(start, start + step)
         _fill_arms(arm[part], mean[part], deviation[part], present[part])
@@ -171,9 +205,34 @@ def _fill_arms(arm: np.ndarray, mean: np.ndarray, deviation: np.ndarray, present
     equal &= np.maximum(own, other) <= np.maximum(TIE_RATIO * np.minimum(own, other), TIE_SCORE)
     every = np.arange(len(mean))
     order = np.argsort(np.where(present, -mean, np.inf), axis=1, kind="stable")
+    open_ = present.copy()  # in no arm yet
     for leader in order.T:
-        joins = equal[every, leader] & (arm < 0) & present & (arm[every, leader] < 0)[:, None]
+        joins = equal[every, leader] & open_ & open_[every, leader][:, None]
         np.copyto(arm, leader[:, None], where=joins)
+        open_ ^= joins
+        if not open_.any():
+            return
+
+
+def drawn_of(chance: np.ndarray, arm: np.ndarray, present: np.ndarray, u: np.ndarray) -> list[Drawn]:
+    """What `choose` would draw with `u` [rows] for rows all of whose alternatives are free; arrays as from `chances`.
+
+    Sums go from left to right, as there: the same bits.
+    """
+    rows, width = chance.shape
+    if not rows or not width:
+        return [Drawn(number, -1, None, 0.0) for number in u.tolist()]
+    every, counts = np.arange(rows), present.sum(axis=1)
+    left = np.subtract.accumulate(np.concatenate([u[:, None], chance], axis=1), axis=1)[:, 1:]
+    hit = (left < 0) & present
+    position = np.where(hit.any(axis=1), hit.argmax(axis=1), counts - 1)
+    inside = (arm == arm[every, position][:, None]) & present
+    size = inside.sum(axis=1)
+    mass = np.add.accumulate(np.where(inside, chance, 0.0), axis=1)[:, -1]
+    probability = np.where(size == 1, chance[every, position], np.where(size == counts, 1.0, mass))
+    whole = (size == counts).tolist()
+    members = [None if yes else np.flatnonzero(row).tolist() for yes, row in zip(whole, inside, strict=True)]
+    return list(map(Drawn, u.tolist(), position.tolist(), members, probability.tolist()))
 
 
 def choose(
@@ -188,7 +247,7 @@ def choose(
     `rest(free)` gives the chances to be the best of the free ones (as long as `chance`), for when hardly any chance
     is left without those that are not. None when no alternative has a free slot. Changes nothing: see `charge`.
     """
-    free = [i for i, slot in enumerate(slots) if slot.load < slot.limit]
+    free = [i for i, slot in enumerate(slots) if slot.use < 1.0]
     if not free:
         return None
     best, total = None, 1.0
@@ -210,24 +269,31 @@ def choose(
     if len(members) == 1:
         return Choice(drawn, chance[drawn] / total, overridden, free)
     mass = sum([chance[i] for i in members]) / total if len(members) < len(free) else 1.0
-    return Choice(_turn(slots, members), mass, overridden, free)
-
-
-def _turn(slots: Sequence[Slot], members: Sequence[int]) -> int:
-    """Whose turn it is among equals: of those not much more loaded than the least loaded one, the least served in
-    relation to its slots, then the one whose last turn is longest ago."""
     equals = [slots[i] for i in members]
-    most = min([slot.load / slot.limit for slot in equals]) + LOAD_SLACK
-    behind = max([slot.served for slot in equals]) - SERVED_LAG
-    near = [i for i in members if slots[i].load / slots[i].limit <= most]
-    return min(near, key=lambda i: (max(slots[i].served, behind), slots[i].turn, slots[i].agent))
+    slot = turn_of(equals, [slot.served for slot in equals], 1.0)
+    return Choice(members[equals.index(slot)], mass, overridden, free)
 
 
-def charge(slots: Sequence[Slot], arm: Sequence[int], position: int, turn: int) -> None:
-    """Count an assignment to the alternative at `position` for the spreading."""
-    chosen, own = slots[position], arm[position]
-    behind = max([slots[i].served for i, other in enumerate(arm) if other == own]) - SERVED_LAG
-    chosen.served = max(chosen.served, behind) + 1.0 / max(chosen.limit, 1)
+def turn_of(equals: Sequence[Slot], served: Sequence[float], highest_use: float) -> Slot:
+    """Whose turn it is among equals with a free slot: of those not much more loaded than the least loaded one, the
+    least served in relation to its slots, then the one whose last turn is longest ago.
+
+    `served` is what they were served, `highest_use` no less than the use of any of them.
+    """
+    behind, least = max(served) - SERVED_LAG, min(served)
+    if highest_use > LOAD_SLACK:
+        most = min([slot.use for slot in equals]) + LOAD_SLACK
+        equals = [slot for slot in equals if slot.use <= most]
+        least = min([slot.served for slot in equals])
+    if least < behind:
+        least = behind
+    last = [(slot.turn, slot.agent, slot) for slot in equals if slot.served <= least]
+    return (min(last) if len(last) > 1 else last[0])[2]
+
+
+def charge(chosen: Slot, foremost: float, turn: int) -> None:
+    """Count an assignment for the spreading; `foremost` is what the most served one of its arm was served."""
+    chosen.served = max(chosen.served, foremost - SERVED_LAG) + 1.0 / max(chosen.limit, 1)
     chosen.turn = turn
 
 
@@ -239,7 +305,7 @@ class Rotation:
 
     def choose(self, subject: tuple[str, str], slots: Sequence[Slot]) -> Choice | None:
         """The next free one after the last; None when no alternative has a free slot."""
-        free = [i for i, slot in enumerate(slots) if slot.load < slot.limit]
+        free = [i for i, slot in enumerate(slots) if slot.use < 1.0]
         if not free:
             return None
         last = self.last.get(subject, "")

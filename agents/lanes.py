@@ -61,6 +61,10 @@ class Waiting(Generic[B]):
         self.sequence = 0
 
 
+# of a queue: level, class, its tenant's clock, then the first row: since when it is ready, its number, itself; the rest
+Head = tuple[int, int, float, int, int, Waiting[B], Iterator[Waiting[B]]]
+
+
 class Lane(Generic[B]):
     """One lane: queues by class (0 running, 1 new) and tenant, the tenants' clocks, and whether it is full."""
 
@@ -71,18 +75,25 @@ class Lane(Generic[B]):
         self.clock = 0.0  # the foremost tenant's
         self.count = 0
         self.full = False
-        self._heads: list[tuple[int, int, float, int, int, Waiting[B], Iterator[Waiting[B]]]] = []
+        self._heads: list[Head[B]] = []
         self._now = self._age = 0
 
     def add(self, row: Waiting[B]) -> None:
         """Append a row; a tenant that had none here starts where the others are: no credit for its absence."""
-        tenant = row.tenant
-        if not (self.queues.get((0, tenant)) or self.queues.get((1, tenant))):
-            active = [self.clocks[name] for (_, name), queue in self.queues.items() if queue]
-            start = max(min(active), max(active) - CREDIT_MAX) if active else self.clock
-            self.clocks[tenant] = max(self.clocks.get(tenant, 0.0), start)
-        self.queues.setdefault((0 if row.running else 1, tenant), {})[row.key] = row
+        at = (0 if row.running else 1, row.tenant)
+        queue = self.queues.get(at)
+        if queue is None:
+            self._begin_clock(row.tenant)
+            queue = self.queues[at] = {}
+        queue[row.key] = row
         self.count += 1
+
+    def _begin_clock(self, tenant: str) -> None:
+        if (0, tenant) in self.queues or (1, tenant) in self.queues:
+            return
+        active = [self.clocks[name] for _, name in self.queues]
+        start = max(min(active), max(active) - CREDIT_MAX) if active else self.clock
+        self.clocks[tenant] = max(self.clocks.get(tenant, 0.0), start)
 
     def remove(self, row: Waiting[B]) -> None:
         """Take a row out."""
@@ -93,19 +104,19 @@ class Lane(Generic[B]):
             del self.queues[at]
         self.count -= 1
 
+    def clear(self) -> None:
+        """Take all rows out."""
+        self.queues.clear()
+        self.count = 0
+
     def charge(self, tenant: str, weight: float) -> None:
         """Count one row to the tenant."""
         clock = self.clocks.get(tenant, self.clock) + 1.0 / max(weight, WEIGHT_MIN)
         self.clocks[tenant] = clock
         self.clock = max(self.clock, clock)
 
-    def limit(self, room: int, free: int) -> int:
-        """How many rows it may hold: one for each slot of the cell and one more for each free one."""
-        return min(ROWS_MAX, max(ROWS_MIN, room + free))
-
-    def is_full(self, room: int, free: int) -> bool:
+    def is_full(self, limit: int) -> bool:
         """Whether it must not be read on: from its limit on, until half of it is left."""
-        limit = self.limit(room, free)
         self.full = self.count >= limit or (self.full and self.count > limit // 2)
         return self.full
 
@@ -114,10 +125,9 @@ class Lane(Generic[B]):
     def begin(self, now: int, age: int) -> None:
         """Start a pass at `now`; `age` is the waiting time worth one level (both us)."""
         self._now, self._age = now, age
-        self._heads = []
-        for (group, _), queue in self.queues.items():
-            rows = iter(queue.values())
-            self._push(group, next(rows), rows)
+        queues = [(group, iter(queue.values())) for (group, _), queue in self.queues.items()]
+        self._heads = [self._head(group, next(rows), rows) for group, rows in queues]
+        heapq.heapify(self._heads)
 
     def peek(self) -> tuple[int, int, int, int] | None:
         """What the lane offers next, comparable with other lanes' offers; None when nothing is left."""
@@ -133,18 +143,28 @@ class Lane(Generic[B]):
 
     def advance(self) -> Waiting[B]:
         """The row that `peek` offered; the next one of its queue takes its place."""
-        _, group, _, _, _, row, rows = heapq.heappop(self._heads)
+        _, group, _, _, _, row, rows = self._heads[0]
         after = next(rows, None)
-        if after is not None:
-            self._push(group, after, rows)
+        if after is None:
+            heapq.heappop(self._heads)
+        else:
+            heapq.heapreplace(self._heads, self._head(group, after, rows))
         return row
 
-    def _push(self, group: int, row: Waiting[B], rows: Iterator[Waiting[B]]) -> None:
+    def offers(self) -> Iterator[Waiting[B]]:
+        """All rows in order; each must be charged, if it is taken, before the next one is asked for."""
+        if len(self.queues) == 1:  # one class of one tenant: in order of arrival
+            for queue in self.queues.values():
+                yield from queue.values()
+            return
+        while self.peek() is not None:
+            yield self.advance()
+
+    def _head(self, group: int, row: Waiting[B], rows: Iterator[Waiting[B]]) -> Head[B]:
         level = self.number
         if level:
             level = max(0, level - max(0, self._now - row.ready_at) // self._age)
-        head = (level, group, self.clocks[row.tenant], row.ready_at, row.sequence, row, rows)
-        heapq.heappush(self._heads, head)
+        return level, group, self.clocks[row.tenant], row.ready_at, row.sequence, row, rows
 
 
 class Lanes(Generic[B]):
@@ -178,31 +198,36 @@ class Lanes(Generic[B]):
         open_ = [lane for lane in self.lanes if lane.count]
         for lane in open_:
             lane.begin(now, age)
-        while blocked < SCAN_MAX:
-            first = _first(open_)
-            if first is None:
-                break
-            lane = first
-            row = lane.advance()
+        for row in open_[0].offers() if len(open_) == 1 else _merged(open_):
             verdict = take(row)
             if verdict is Verdict.TAKEN:
                 taken.append(row)
-                lane.charge(row.tenant, weights.get(row.tenant, 1.0))
+                self.lanes[row.lane].charge(row.tenant, weights.get(row.tenant, 1.0))
             elif verdict is Verdict.BLOCKED:
                 blocked += 1
+                if blocked >= SCAN_MAX:
+                    break
             else:
                 break
-        for row in taken:
-            self.drop(row.key)
+        self._leave(taken)
+
+    def _leave(self, taken: list[Waiting[B]]) -> None:
+        if len(taken) < len(self.rows):
+            for row in taken:
+                self.drop(row.key)
+            return
+        self.rows.clear()
+        for lane in self.lanes:
+            lane.clear()
 
     def full(self, room: int, free: int) -> list[int]:
-        """Numbers of the lanes that must not be read on."""
-        return [lane.number for lane in self.lanes if lane.is_full(room, free)]
+        """Numbers of the lanes that must not be read on: each may hold one row for each slot of the cell (`room`) and
+        one more for each free one."""
+        limit = min(ROWS_MAX, max(ROWS_MIN, room + free))
+        return [lane.number for lane in self.lanes if lane.is_full(limit)]
 
 
-def _first(lanes: list[Lane[B]]) -> Lane[B] | None:
-    """The lane whose offer comes first; None when none has any left."""
-    if len(lanes) == 1:
-        return lanes[0] if lanes[0].peek() is not None else None
-    offers = [(offer, lane.number, lane) for lane in lanes if (offer := lane.peek()) is not None]
-    return min(offers)[2] if offers else None
+def _merged(lanes: list[Lane[B]]) -> Iterator[Waiting[B]]:
+    """What several lanes offer, in order; each row must be charged, if it is taken, before the next is asked for."""
+    while offers := [(offer, lane.number, lane) for lane in lanes if (offer := lane.peek()) is not None]:
+        yield min(offers)[2].advance()

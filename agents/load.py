@@ -12,8 +12,9 @@ order: any. A release before its ready row keeps that row from being decided; a 
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from aos.agents.fleet import DRAINING, Fleet
 ENDED_MAX = 100_000  # at 10,000 tasks/s ten seconds; a replay after a crash repeats less
 SLOTS_SPARE = 1_024  # agents that left and hold nothing are forgotten above this number
 KEY_BYTES = 22
+NOTHING_FREE = math.inf  # the use of an agent without slots
 _KEY = struct.Struct(">16shhh")
 
 
@@ -67,21 +69,34 @@ def key_of(request_id: bytes, round: int, step: int, attempt: int) -> bytes:
     return _KEY.pack(request_id, round, step, attempt)
 
 
+def keys_of(
+    request_ids: Sequence[bytes], rounds: Sequence[int], steps: Sequence[int], attempts: Sequence[int]
+) -> list[bytes]:
+    """The keys of many attempts."""
+    return list(map(_KEY.pack, request_ids, rounds, steps, attempts))
+
+
 class Slot:
-    """One agent's slots: `limit` of them, `load` taken. `lost`: it will start no more work here (unknown, gone,
-    draining, or moved to another cell); `gone`: what it has will not be finished either. `served`, `turn`: see
-    agents/allocating.py."""
+    """One agent's slots: `limit` of them, `load` taken, `use` the share that is taken (1 or more: none is free).
 
-    __slots__ = ("agent", "gone", "limit", "load", "lost", "served", "turn")
+    `lost`: it will start no more work here (unknown, gone, draining, or moved to another cell); `gone`: what it has
+    will not be finished either. `served`, `turn`: see agents/allocating.py."""
 
-    def __init__(self, agent: str) -> None:
+    __slots__ = ("agent", "gone", "limit", "load", "lost", "served", "turn", "use")
+
+    def __init__(self, agent: str, limit: int = 0, load: int = 0) -> None:
         self.agent = agent
-        self.limit = 0
-        self.load = 0
         self.lost = True
         self.gone = True
         self.served = 0.0
         self.turn = 0
+        self.set(limit, load)
+
+    def set(self, limit: int, load: int) -> None:
+        """Say how many slots there are and how many of them are taken."""
+        self.limit = limit
+        self.load = load
+        self.use = load / limit if limit else NOTHING_FREE
 
 
 class Attempt:
@@ -120,9 +135,8 @@ class Load:
         self.free = sum(max(0, slot.limit - slot.load) for slot in self.slots.values())
         return True
 
-    def find(self, agents: Iterable[str], fleet: Fleet, prefetch: float) -> list[Slot]:
+    def find(self, agents: Sequence[str], fleet: Fleet, prefetch: float) -> list[Slot]:
         """The slots of these agents, in their order; unseen agents are looked up in the fleet."""
-        agents = list(agents)
         known = self.slots
         new = [self._new(agent) for agent in dict.fromkeys(agents) if agent not in known]
         if new:
@@ -144,7 +158,8 @@ class Load:
     def _fill(self, slots: Iterable[Slot], fleet: Fleet, prefetch: float) -> None:
         slots = list(slots)
         for slot in slots:
-            slot.limit, slot.lost, slot.gone = 0, True, True
+            slot.set(0, slot.load)
+            slot.lost = slot.gone = True
         index = fleet.indices([slot.agent for slot in slots])
         found = np.nonzero(index >= 0)[0]
         at = index[found]
@@ -156,7 +171,8 @@ class Load:
             found.tolist(), limits, lost, gone.tolist(), strict=True
         ):
             slot = slots[position]
-            slot.limit, slot.lost, slot.gone = limit, is_lost, is_gone
+            slot.set(limit, slot.load)
+            slot.lost, slot.gone = is_lost, is_gone
 
     def take(self, key: bytes, attempt: Attempt) -> None:
         """The attempt takes a slot of its agent."""
@@ -164,7 +180,7 @@ class Load:
         self.attempts[key] = attempt
         if slot.load < slot.limit:
             self.free -= 1
-        slot.load += 1
+        slot.set(slot.limit, slot.load + 1)
 
     def release(self, key: bytes, agent: str, epoch: int) -> bool:
         """End an attempt; whether a slot became free.
@@ -180,8 +196,9 @@ class Load:
         if epoch and (epoch != attempt.epoch or agent != attempt.slot.agent):
             return False
         del self.attempts[key]
-        attempt.slot.load -= 1
-        if attempt.slot.load < attempt.slot.limit:
+        slot = attempt.slot
+        slot.set(slot.limit, slot.load - 1)
+        if slot.load < slot.limit:
             self.free += 1
         self.end(key, None)
         return True

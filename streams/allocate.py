@@ -27,7 +27,7 @@ import pyarrow as pa
 from aos.agents import allocating
 from aos.agents.fleet import Fleet
 from aos.agents.lanes import Lanes, Verdict, Waiting
-from aos.agents.load import Attempt, Load, Told
+from aos.agents.load import Attempt, Load, Slot, Told
 from aos.analytics.strategies import Strategies
 from aos.codecs.settings import Settings
 from aos.codecs.topics import LANES
@@ -38,7 +38,7 @@ from aos.streams.allocate_rows import (
     decision_rows,
     gather,
     gone_rows,
-    keys_of,
+    keys_of_rows,
     ledger_entries,
     ledger_outputs,
     told_of,
@@ -131,7 +131,7 @@ class Turn:
         self._load: Load = state.load
         self._lanes: Lanes[Block] = state.lanes
         self._now = now
-        self._draws = allocating.Draws(seed)
+        self._salt = seed
         self._fleet: Fleet = views[FLEET]
         self._strategies: Strategies = views[STRATEGIES]
         self._settings: Settings = views.settings
@@ -200,7 +200,7 @@ class Turn:
     def release(self, rows: pa.RecordBatch) -> None:
         """Slots that are free again, and rows that need none any more."""
         agents, epochs = rows.column("agent").to_pylist(), rows.column("epoch").to_pylist()
-        for key, agent, epoch in zip(keys_of(rows), agents, epochs, strict=True):
+        for key, agent, epoch in zip(keys_of_rows(rows), agents, epochs, strict=True):
             self._lanes.drop(key)
             self._load.release(key, agent, epoch)
 
@@ -216,12 +216,12 @@ class Turn:
         for block, decided in self._decided.values():
             rows, told = decision_rows(block, decided, state.partition, state.epoch, self._now)
             self._first.append(Output(DECISIONS, rows, state.partition))
-            for item in told:
-                attempt = self._load.attempts.get(item.key)
+            for (row, *_), item in zip(decided, told, strict=True):
+                attempt = self._load.attempts.get(block.keys[row])
                 if attempt is not None:
                     attempt.answers.append(item)
                 else:
-                    self._load.end(item.key, item)
+                    self._load.end(block.keys[row], item)
             self._entries.append(rows)
         if self._first:
             state.epoch_seen = state.epoch
@@ -240,37 +240,71 @@ class Turn:
     # inside
 
     def _give_slots(self, block: Block) -> None:
-        block.slots = self._load.find(block.agents, self._fleet, self._settings.prefetch)
+        block.give(self._load.find(block.agents, self._fleet, self._settings.prefetch))
 
     def _take(self, row: Waiting[Block]) -> Verdict:
         if self._load.free <= 0:
             return Verdict.FULL
         block, index = row.block, row.index
-        start, end = block.start[index], block.start[index + 1]
-        slots = block.slots[start:end]
-        u = self._draws.of(row.key)
-        subject = (block.domains[index], block.kinds[index] or "")
+        slots = block.slots[block.start[index] : block.start[index + 1]]
+        drawn = block.drawn(self._salt)[index]
         if block.policies[index] == ROUND_ROBIN:
-            choice = self._state.rotation.choose(subject, slots)
-        else:
-            choice = allocating.choose(
-                slots, block.chance[start:end], block.arm[start:end], u, lambda free: block.rest(index, free)
-            )
+            return self._take_in_turn(row, slots, drawn.u)
+        highest_use = max([slot.use for slot in slots])
+        if highest_use >= 1.0:
+            return self._take_of_free(row, slots, drawn.u)
+        u, position, members, probability = drawn  # the usual case: all are free
+        arm = slots if members is None else [slots[i] for i in members]
+        served = [slot.served for slot in arm]
+        slot = allocating.turn_of(arm, served, highest_use)
+        if len(arm) > 1:
+            position = slots.index(slot)
+        decided = Decided(index, position, probability, u, False, None, None)
+        self._assign(row, slot, max(served), decided)
+        return Verdict.TAKEN
+
+    def _take_in_turn(self, row: Waiting[Block], slots: list[Slot], u: float) -> Verdict:
+        """The control arm: by rotation."""
+        block, index = row.block, row.index
+        subject = (block.domains[index], block.kinds[index] or "")
+        choice = self._state.rotation.choose(subject, slots)
         if choice is None:
             return Verdict.BLOCKED
-        slot = slots[choice.position]
-        masked = [False] * len(slots)
-        if len(choice.free) < len(slots):
-            masked = [position not in choice.free for position in range(len(slots))]
-        self._state.turns += 1
-        allocating.charge(slots, block.arm[start:end], choice.position, self._state.turns)
-        if block.policies[index] == ROUND_ROBIN:
-            self._state.rotation.took(subject, slot.agent)
-        self._load.take(row.key, Attempt(slot, self._state.epoch, []))
-        self._keep(
-            block, Decided(index, choice.position, choice.probability, u, choice.overridden, masked, None)
-        )
+        self._state.rotation.took(subject, slots[choice.position].agent)
+        self._assign_choice(row, slots, choice, u)
         return Verdict.TAKEN
+
+    def _take_of_free(self, row: Waiting[Block], slots: list[Slot], u: float) -> Verdict:
+        """By chance among those with a free slot, if there are any."""
+        if min([slot.use for slot in slots]) >= 1.0:
+            return Verdict.BLOCKED
+        block, index = row.block, row.index
+        choice = allocating.choose(
+            slots, block.chance(index), block.arm(index), u, lambda free: block.rest(index, free)
+        )
+        assert choice is not None
+        self._assign_choice(row, slots, choice, u)
+        return Verdict.TAKEN
+
+    def _assign_choice(
+        self, row: Waiting[Block], slots: list[Slot], choice: allocating.Choice, u: float
+    ) -> None:
+        position, probability, overridden, free = choice
+        masked = None
+        if len(free) < len(slots):
+            masked = [True] * len(slots)
+            for i in free:
+                masked[i] = False
+        arms = row.block.arm(row.index)
+        foremost = max([slot.served for slot, own in zip(slots, arms, strict=True) if own == arms[position]])
+        decided = Decided(row.index, position, probability, u, overridden, masked, None)
+        self._assign(row, slots[position], foremost, decided)
+
+    def _assign(self, row: Waiting[Block], slot: Slot, foremost: float, decided: Decided) -> None:
+        self._state.turns += 1
+        allocating.charge(slot, foremost, self._state.turns)
+        self._load.take(row.key, Attempt(slot, self._state.epoch, []))
+        self._keep(row.block, decided)
 
     def _is_lost(self, block: Block, index: int) -> bool:
         """Whether nobody among the row's alternatives will start any more work here."""
@@ -283,7 +317,11 @@ class Turn:
         self._keep(block, Decided(index, -1, 0.0, 0.0, False, [True] * count, violated))
 
     def _keep(self, block: Block, decided: Decided) -> None:
-        self._decided.setdefault(id(block), (block, []))[1].append(decided)
+        kept = self._decided.get(id(block))
+        if kept is None:
+            self._decided[id(block)] = block, [decided]
+        else:
+            kept[1].append(decided)
 
     def _tell_again(self, key: bytes) -> None:
         attempt = self._load.attempts.get(key)

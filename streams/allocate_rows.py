@@ -7,15 +7,15 @@ columns where whole rows are handed on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.agents.allocating import arms, chances, with_floor
+from aos.agents.allocating import Drawn, Draws, arms, chances, drawn_of, with_floor
 from aos.agents.lanes import Waiting
-from aos.agents.load import Slot, Told, key_of
+from aos.agents.load import Slot, Told, keys_of
 from aos.codecs.errors import RecordError
 from aos.codecs.fields import TIME
 from aos.codecs.rows import empty, from_columns, record
@@ -25,24 +25,32 @@ DECISIONS = "aos.decisions"
 LEDGER = "aos.ledger"
 LEARNED = "learned"
 REST_ROWS = 32  # a call for one row costs 100 us, for 32 rows 300
-_COPIED = (
+_COPIED = [
     "tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round", "step", "step_name", "attempt",
     "task_kind", "filtered", "filtered_count", "model_version", "settings_version", "degraded",
-)  # fmt: skip
+]  # fmt: skip
 _CANDIDATES = record("decision")["candidates"].type
+_CANDIDATE = list(_CANDIDATES.value_type)
+_AT = {part.name: at for at, part in enumerate(record("ready")["alternatives"].type.value_type)}
+_CHOSEN = {  # column of a decision <- field of the chosen alternative
+    "agent": "agent", "service": "service", "timeout_ms": "timeout_ms", "score_predicted": "score",
+    "latency_predicted_us": "latency_us", "trial": "trial", "cell": "cell",
+}  # fmt: skip
 _JOURNAL_ONLY = ("step_name", "task_kind", "policy")
-_SAID = tuple(name for name in Told._fields if name not in (*_JOURNAL_ONLY, "probability", "code", "message"))
+_TOLD = tuple(name for name in Told._fields if name not in ("code", "message"))
+_SAID = tuple(name for name in _TOLD if name not in _JOURNAL_ONLY)
 
 
 class Decided(NamedTuple):
-    """What became of row `row` of a block: the alternative `choice` (-1: refused, for `violated`)."""
+    """What became of row `row` of a block: the alternative `choice` (-1: refused, for `violated`); `masked` marks
+    alternatives without a free slot, None when there are none."""
 
     row: int
     choice: int
     probability: float
     draw: float
     overridden: bool
-    masked: list[bool]
+    masked: list[bool] | None
     violated: str | None
 
 
@@ -59,32 +67,62 @@ class Block:
         self.floor = floor
         alternatives = rows.column("alternatives")
         self.flat: pa.StructArray = alternatives.flatten()
-        counts = alternatives.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-        ends = np.concatenate([[0], np.cumsum(counts)])
-        self.start: list[int] = ends.tolist()
-        self._ends = ends
+        self.fields: list[pa.Array] = self.flat.flatten()  # its columns, in the order of `_AT`
+        counts = alternatives.value_lengths().to_numpy().astype(np.int64)
+        self.ends = np.concatenate([[0], np.cumsum(counts)])
+        self.start: list[int] = self.ends.tolist()
         present = np.arange(counts.max(initial=0)) < counts[:, None]
         mean, deviation = self._matrix("score", present), self._matrix("deviation", present)
         if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
             raise RecordError("AOS1005", "an alternative's score or deviation")
         self._present, self._mean, self._wide = present, mean, deviation * exploration[:, None]
         self._trial = self._matrix("trial", present) > 0
-        chance = with_floor(chances(mean, self._wide, present), self._trial, present, floor)
-        self.chance: list[float] = chance[present].tolist()
-        self.arm: list[int] = arms(mean, deviation, present)[present].tolist()
-        self.agents: list[str] = self.flat.field("agent").to_pylist()
+        first, of = _distinct(mean, deviation, exploration, counts)
+        chance = chances(mean[first], self._wide[first], present[first])[of]
+        self._chance = with_floor(chance, self._trial, present, floor)
+        self._arm = arms(mean[first], deviation[first], present[first])[of]
+        names = self.fields[_AT["agent"]].dictionary_encode()
+        self.agents: list[str] = names.dictionary.to_pylist()  # each once
+        self._names = names.indices.to_numpy()  # of the flat alternatives, in `agents`
         self._rest: dict[int, tuple[list[int], list[float]]] = {}  # row -> (free ones, their chances)
-        self.slots: list[Slot] = []  # of the flat alternatives; filled by whoever has the load
+        self._drawn: tuple[int, list[Drawn]] | None = None  # the salt, and what was drawn with it
+        self.slots: list[Slot] = []  # of the flat alternatives; see `give`
         self.tenants: list[str] = rows.column("tenant").to_pylist()
         self.domains: list[str] = rows.column("domain").to_pylist()
         self.kinds: list[str | None] = rows.column("task_kind").to_pylist()
         self.policies: list[str | None] = rows.column("policy").to_pylist()
         self.running: list[bool] = rows.column("running").to_pylist()
         self.ready_at: list[int] = rows.column("ready_at").cast(pa.int64()).to_pylist()
-        self.keys = keys_of(rows)
+        self.keys = keys_of_rows(rows)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def give(self, slots: Sequence[Slot]) -> None:
+        """Say which slots those of `agents` are."""
+        several = np.empty(len(slots), object)
+        several[:] = slots
+        self.slots = several[self._names].tolist()
+
+    def chance(self, index: int) -> list[float]:
+        """The chances of row `index`."""
+        return self._chance[index, : self.start[index + 1] - self.start[index]].tolist()  # type: ignore[no-any-return]
+
+    def flat_chance(self) -> np.ndarray:
+        """The chances of the flat alternatives: float32."""
+        flat: np.ndarray = self._chance[self._present].astype(np.float32)
+        return flat
+
+    def arm(self, index: int) -> list[int]:
+        """The arms of row `index`."""
+        return self._arm[index, : self.start[index + 1] - self.start[index]].tolist()  # type: ignore[no-any-return]
+
+    def drawn(self, salt: int) -> list[Drawn]:
+        """What each row draws when all its alternatives are free."""
+        if self._drawn is None or self._drawn[0] != salt:
+            u = Draws(salt).of_all(self.keys)
+            self._drawn = salt, drawn_of(self._chance, self._arm, self._present, u)
+        return self._drawn[1]
 
     def rest(self, index: int, free: Sequence[int]) -> list[float]:
         """Chances of row `index` when only the alternatives `free` are there; zeros for the others.
@@ -108,14 +146,24 @@ class Block:
     def _matrix(self, name: str, present: np.ndarray) -> np.ndarray:
         """A column of the alternatives as [rows, alternatives], zeros where there is none."""
         matrix = np.zeros(present.shape)
-        matrix[present] = self.flat.field(name).to_numpy(zero_copy_only=False)
+        matrix[present] = self.fields[_AT[name]].to_numpy(zero_copy_only=False)
         return matrix
 
 
-def keys_of(rows: pa.RecordBatch) -> list[bytes]:
+def _distinct(*columns: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The first of each kind of equal rows, and of each row which of those it equals: what is asked of new agents, or
+    of agents that learned nothing about this task, is mostly the same for many rows."""
+    rows = np.column_stack([column.astype(np.float64, copy=False) for column in columns])
+    seen: dict[bytes, int] = {}
+    values = rows.view(f"V{rows.shape[1] * 8}")[:, 0].tolist()
+    like = [seen.setdefault(value, index) for index, value in enumerate(values)]
+    first = list(seen.values())
+    return first, np.searchsorted(first, like)
+
+
+def keys_of_rows(rows: pa.RecordBatch) -> list[bytes]:
     """The attempts' keys of ready, release or decision rows."""
-    columns = (rows.column(name).to_pylist() for name in ("request_id", "round", "step", "attempt"))
-    return list(map(key_of, *columns))
+    return keys_of(*(rows.column(name).to_pylist() for name in ("request_id", "round", "step", "attempt")))
 
 
 def gather(rows: Iterable[Waiting[Block]]) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
@@ -143,84 +191,80 @@ def decision_rows(
 ) -> tuple[pa.RecordBatch, list[Told]]:
     """The journal's rows of what was decided of one block, and what the ledger is told of each."""
     count = len(decided)
-    indices = np.array([item.row for item in decided])
+    numbers, choices, probabilities, draws, overridden, masked, violated = zip(*decided, strict=True)
+    indices = np.array(numbers)
     all_in_order = count == len(block) and bool((indices == np.arange(count)).all())
-    taken = block.rows if all_in_order else block.rows.select(list(_COPIED)).take(pa.array(indices))
+    taken = block.rows if all_in_order else block.rows.select(_COPIED).take(pa.array(indices))
     columns: dict[str, object] = {name: taken.column(name) for name in _COPIED}
-    assigned = [item.choice >= 0 for item in decided]
-    last = (
-        len(block.agents) - 1
-    )  # a refused row may have no alternatives: any one stands for it, masked below
-    chosen = [min(block.start[item.row] + max(item.choice, 0), last) for item in decided]
-    at = pa.array([position if position >= 0 else None for position in chosen], pa.int64())
-    mask = None if all(assigned) else pa.array(assigned)
-
-    def of_chosen(name: str) -> pa.Array:
-        values = block.flat.field(name).take(at)
-        return values if mask is None else pc.if_else(mask, values, pa.scalar(None, values.type))
-
-    columns |= {name: of_chosen(name) for name in ("agent", "service", "timeout_ms")}
-    columns["kind"] = ["assigned" if yes else "refused" for yes in assigned]
-    columns["score_predicted"] = of_chosen("score")
-    columns["latency_predicted_us"] = of_chosen("latency_us")
-    columns["trial"] = of_chosen("trial").fill_null(False)
-    columns["cell"] = _cells(block, decided, at) if mask is not None else of_chosen("cell")
+    columns |= _chosen(block, indices, np.array(choices))
     columns["cell_partition"] = np.full(count, partition, np.int32)
     columns["epoch"] = np.full(count, epoch, np.int64)
-    columns["policy"] = [block.policies[item.row] or LEARNED for item in decided]
-    columns["probability"] = [item.probability for item in decided]
-    columns["draw"] = [item.draw for item in decided]
-    columns["overridden"] = [item.overridden for item in decided]
-    columns["violated"] = [item.violated for item in decided]
-    columns["candidates"] = _candidates(block, decided, indices, all_in_order)
-    columns["waited_us"] = [max(0, now - block.ready_at[item.row]) for item in decided]
+    columns["policy"] = [block.policies[number] or LEARNED for number in numbers]
+    columns["probability"] = probabilities
+    columns["draw"] = draws
+    columns["overridden"] = overridden
+    if any(violated):
+        columns["violated"] = violated
+    columns["candidates"] = _candidates(block, indices, masked, all_in_order)
+    columns["waited_us"] = [max(0, now - block.ready_at[number]) for number in numbers]
     columns["decided_at"] = np.full(count, now, np.int64)
     rows = from_columns("decision", count, columns)
     return rows, told_of(rows)
 
 
-def _cells(block: Block, decided: Sequence[Decided], at: pa.Array) -> list[str]:
-    """Each row's cell: that of its alternatives, empty when it has none."""
-    cells = block.flat.field("cell").take(at).to_pylist()
-    has_one = [block.start[item.row + 1] > block.start[item.row] for item in decided]
-    return [cell if yes else "" for cell, yes in zip(cells, has_one, strict=True)]
+def _chosen(block: Block, indices: np.ndarray, choices: np.ndarray) -> dict[str, object]:
+    """Columns about the chosen alternatives; -1 is none, a refused row, which has nothing but a cell."""
+    at = block.ends[indices] + choices
+    if choices.min() >= 0:
+        fields = block.flat.take(pa.array(at)).flatten()
+        found = {name: fields[_AT[column]] for name, column in _CHOSEN.items()}
+        return {**found, "kind": ["assigned"] * len(at)}
+    refused = choices < 0
+    fields = block.flat.take(pa.array(at, mask=refused)).flatten()
+    found = {name: fields[_AT[column]] for name, column in _CHOSEN.items()}
+    found["trial"] = found["trial"].fill_null(False)
+    # an alternative of each row stands for its cell; a row without any has none
+    none = block.ends[indices] == block.ends[indices + 1]
+    first = pa.array(block.ends[indices] + np.maximum(choices, 0), mask=none)
+    found["cell"] = block.fields[_AT["cell"]].take(first).fill_null("")
+    return {**found, "kind": np.where(refused, "refused", "assigned").tolist()}
 
 
 def _candidates(
-    block: Block, decided: Sequence[Decided], indices: np.ndarray, all_in_order: bool
+    block: Block, indices: np.ndarray, masked: Sequence[list[bool] | None], all_in_order: bool
 ) -> pa.ListArray:
-    starts, ends = block._ends[indices], block._ends[indices + 1]
+    starts, ends = block.ends[indices], block.ends[indices + 1]
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-    masked = [flag for item in decided for flag in item.masked]
-    names = ("agent", "score", "deviation")
-    fields = [block.flat.field(name) for name in names]
-    chance = np.array(block.chance, np.float32)
+    fields = [block.fields[_AT[name]] for name in ("agent", "score", "deviation")]
+    chance = block.flat_chance()
     if not all_in_order:
         flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
         fields = [field.take(pa.array(flat)) for field in fields]
         chance = chance[flat]
-    values = [*fields, pa.array(chance), pa.array(masked, pa.bool_())]
-    items = pa.StructArray.from_arrays(values, fields=list(_CANDIDATES.value_type))
+    mask = np.zeros(offsets[-1], bool)
+    for start, end, flags in zip(offsets.tolist(), offsets[1:].tolist(), masked, strict=False):
+        if flags is not None:
+            mask[start:end] = flags
+    items = pa.StructArray.from_arrays([*fields, pa.array(chance), pa.array(mask)], fields=_CANDIDATE)
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), items, type=_CANDIDATES)
 
 
 def told_of(decisions: pa.RecordBatch) -> list[Told]:
     """What the ledger is told of each decision row."""
-    lists = {
-        name: _plain(decisions.column(name)).to_pylist()
-        for name in Told._fields
-        if name not in ("code", "message")
-    }
-    lists["message"] = decisions.column("violated").to_pylist()
-    refused = [kind == "refused" for kind in lists["kind"]]
-    lists["code"] = [
-        None if not no else "AOS3010" if agent is None else "AOS3009"
-        for no, agent in zip(refused, lists["agent"], strict=True)
-    ]
-    lists["probability"] = [
-        None if no else value for no, value in zip(refused, lists["probability"], strict=True)
-    ]
-    return list(map(Told, *(lists[name] for name in Told._fields)))
+    count = len(decisions)
+    lists = {name: _list(decisions.column(name)) for name in _TOLD}
+    lists["message"] = _list(decisions.column("violated"))
+    lists["code"] = [None] * count
+    if "refused" in lists["kind"]:
+        refused = [kind == "refused" for kind in lists["kind"]]
+        lists["code"] = [
+            None if not no else "AOS3010" if agent is None else "AOS3009"
+            for no, agent in zip(refused, lists["agent"], strict=True)
+        ]
+        lists["probability"] = [
+            None if no else value for no, value in zip(refused, lists["probability"], strict=True)
+        ]
+    return list(map(Told._make, zip(*(lists[name] for name in Told._fields), strict=True)))
 
 
 def gone_rows(told: Sequence[Told], now: int) -> pa.RecordBatch:
@@ -258,18 +302,23 @@ def ledger_entries(decisions: Sequence[pa.RecordBatch]) -> list[Output]:
     """The same for whole batches of fresh decisions, by columns."""
     outputs = []
     for rows in decisions:
-        homes = pc.unique(rows.column("home")).to_pylist()
-        for home in homes:
-            part = rows if len(homes) == 1 else rows.filter(pc.equal(rows.column("home"), home))
-            refused = pc.equal(part.column("kind"), "refused")
+        homes = rows.column("home").to_pylist()
+        for home in dict.fromkeys(homes):
+            part = (
+                rows if homes.count(home) == len(homes) else rows.filter(pc.equal(rows.column("home"), home))
+            )
             columns = {name: part.column(name) for name in _SAID}
             columns["message"] = part.column("violated")
-            columns["code"] = pc.if_else(refused, "AOS3010", pa.scalar(None, pa.string()))
-            nothing = pa.scalar(None, pa.float32())
-            columns["probability"] = pc.if_else(refused, nothing, part.column("probability"))
+            if columns["message"].null_count < len(part):  # refused ones say why
+                refused = pc.equal(part.column("kind"), "refused")
+                columns["code"] = pc.if_else(refused, "AOS3010", pa.scalar(None, pa.string()))
+                nothing = pa.scalar(None, pa.float32())
+                columns["probability"] = pc.if_else(refused, nothing, part.column("probability"))
             outputs.append(Output(LEDGER, from_columns("entry", len(part), columns), home))
     return outputs
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    return column.cast(pa.int64()) if column.type == TIME else column
+def _list(column: pa.Array) -> list[Any]:
+    """A column as Python's values; times in us."""
+    found: list[Any] = (column.cast(pa.int64()) if column.type == TIME else column).to_pylist()
+    return found

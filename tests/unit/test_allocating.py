@@ -10,14 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aos.agents.allocating import Draws, Rotation, arms, chances, charge, choose, with_floor
+from aos.agents.allocating import (
+    Draws,
+    Rotation,
+    arms,
+    chances,
+    charge,
+    choose,
+    drawn_of,
+    turn_of,
+    with_floor,
+)
 from aos.agents.load import Slot
 
 
 def slot(agent: str, limit: int = 4, load: int = 0) -> Slot:
-    made = Slot(agent)
-    made.limit, made.load = limit, load
-    return made
+    return Slot(agent, limit, load)
+
+
+def hold(item: Slot, more: int) -> None:
+    item.set(item.limit, item.load + more)
 
 
 def never(free: object) -> list[float]:
@@ -132,6 +144,30 @@ def test_an_agent_is_chosen_as_often_as_its_logged_probability_says() -> None:
         assert abs(seen[position] / 10_000 - logged) < 0.02
 
 
+@given(st.lists(st.tuples(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5]), max_size=5), st.floats(0, 0.999))))
+def test_what_is_drawn_of_many_rows_at_once_is_what_each_would_choose_alone(
+    rows: list[tuple[list[float], float]],
+) -> None:
+    width = max((len(means) for means, _ in rows), default=0)
+    present = np.array([[i < len(means) for i in range(width)] for means, _ in rows], bool)
+    present = present.reshape(len(rows), width)
+    mean = np.zeros(present.shape)
+    mean[present] = [value for means, _ in rows for value in means]
+    deviation = np.where(present, 0.05, 0.0)
+    chance, arm = chances(mean, deviation, present), arms(mean, deviation, present)
+    found = drawn_of(chance, arm, present, np.array([u for _, u in rows]))
+    for row, (drawn, (means, u)) in enumerate(zip(found, rows, strict=True)):
+        slots = [slot(f"a{i}") for i in range(len(means))]
+        alone = choose(slots, chance[row].tolist(), arm[row, : len(means)].tolist(), u, never)
+        if alone is None:
+            assert not means
+            continue
+        equals = slots if drawn.members is None else [slots[i] for i in drawn.members]
+        next_ = turn_of(equals, [0.0] * len(equals), 0.0)
+        assert (alone.position, alone.probability) == (slots.index(next_), drawn.probability)
+        assert drawn.position in (drawn.members or range(len(means)))
+
+
 def test_a_full_agent_is_never_chosen_and_the_rest_share_its_chance() -> None:
     slots = [slot("a", load=4), slot("b"), slot("c")]
     found: dict[int, Any] = {}
@@ -177,12 +213,12 @@ def test_equal_agents_get_work_in_proportion_to_their_capacity_within_5_percent(
     for turn in range(1, 1_001):
         choice = choose(slots, [0.1] * 10, [0] * 10, random.random(), never)
         assert choice is not None
-        charge(slots, [0] * 10, choice.position, turn)
-        slots[choice.position].load += 1
+        charge(slots[choice.position], max(item.served for item in slots), turn)
+        hold(slots[choice.position], 1)
         count[choice.position] += 1
         running.append(choice.position)
         if len(running) >= in_flight:
-            slots[running.pop(random.integers(len(running)))].load -= 1
+            hold(slots[running.pop(random.integers(len(running)))], -1)
     share = count / np.array(limits)
     assert (share.max() - share.mean()) / share.mean() < 0.05
 
@@ -190,12 +226,12 @@ def test_equal_agents_get_work_in_proportion_to_their_capacity_within_5_percent(
 def test_an_equal_agent_that_was_away_does_not_get_all_the_work() -> None:
     slots = [slot("a", 100), slot("b", 100)]
     for turn in range(1, 10_001):
-        charge(slots, [0, 1], 0, turn)
+        charge(slots[0], slots[0].served, turn)
     taken = 0
     for turn in range(10_001, 12_001):
         choice = choose(slots, [0.5, 0.5], [0, 0], 0.5, never)
         assert choice is not None
-        charge(slots, [0, 0], choice.position, turn)
+        charge(slots[choice.position], max(item.served for item in slots), turn)
         taken += choice.position
     assert 1000 <= taken <= 1250
 
