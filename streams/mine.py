@@ -16,9 +16,9 @@ source: analytics/mining.py
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -133,20 +133,10 @@ def _dicts(rows: pa.RecordBatch, places: np.ndarray) -> list[dict[str, Any]]:
 
 def dump(state: State) -> dict[str, pa.RecordBatch]:
     """The state as record batches; the same state gives the same bytes."""
-    rows = [(domain, one) for domain, window in state.windows.items() for one in window.rows]
     known = [(domain, one) for domain, window in state.windows.items() for one in window.known]
     windows = [
         {"domain": domain, "fresh": one.fresh, "mined_at": one.mined_at, "touched": one.touched}
         for domain, one in state.windows.items()
-    ]
-    collaborations = [
-        {
-            "domain": domain,
-            **one._asdict(),
-            "members": list(one.members),
-            "pairs": [pair._asdict() for pair in one.pairs],
-        }
-        for domain, one in rows
     ]
     patterns = [
         {
@@ -158,23 +148,50 @@ def dump(state: State) -> dict[str, pa.RecordBatch]:
         }
         for domain, one in known
     ]
-    open_ = [
-        {
-            "request_id": key[0],
-            "round": key[1],
-            "step": attempt[0],
-            "attempt": attempt[1],
-            "pairs": [pair._asdict() for pair in pairs],
-        }
-        for key, attempts in state.open.items()
-        for attempt, pairs in attempts.items()
-    ]
     return {
         "windows": pa.RecordBatch.from_pylist(windows, schema=_WINDOW),
-        "collaborations": pa.RecordBatch.from_pylist(collaborations, schema=_COLLABORATION),
+        "collaborations": _dump_collaborations(state),
         "patterns": pa.RecordBatch.from_pylist(patterns, schema=_PATTERN),
-        "open": pa.RecordBatch.from_pylist(open_, schema=_OPEN),
+        "open": _dump_open(state),
     }
+
+
+def _dump_collaborations(state: State) -> pa.RecordBatch:
+    """All windows, column by column: they may hold `HELD_MAX` rows."""
+    rows = [one for window in state.windows.values() for one in window.rows]
+    columns: dict[str, Any] = dict(
+        zip(Collaboration._fields, zip(*rows, strict=True) if rows else repeat(()), strict=False)
+    )
+    columns["domain"] = [domain for domain, window in state.windows.items() for _ in window.rows]
+    made = {"members": _text_lists(columns["members"]), "pairs": _pair_lists(columns["pairs"])}
+    found = [
+        made[field.name] if field.name in made else pa.array(columns[field.name], field.type)
+        for field in _COLLABORATION
+    ]
+    return pa.RecordBatch.from_arrays(found, schema=_COLLABORATION)
+
+
+def _dump_open(state: State) -> pa.RecordBatch:
+    rows = [
+        (*key, *attempt, pairs) for key, attempts in state.open.items() for attempt, pairs in attempts.items()
+    ]
+    *keys, pairs = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    found = [pa.array(column, field.type) for column, field in zip(keys, list(_OPEN)[:-1], strict=True)]
+    return pa.RecordBatch.from_arrays([*found, _pair_lists(pairs)], schema=_OPEN)
+
+
+def _text_lists(lists: Sequence[Sequence[str]]) -> pa.Array:
+    items = pa.array([item for items in lists for item in items], pa.string())
+    return arrays.list_of(np.array([len(items) for items in lists], np.int64), items, _TEXTS)
+
+
+def _pair_lists(lists: Sequence[Sequence[Pair]]) -> pa.Array:
+    pairs = [pair for pairs in lists for pair in pairs]
+    columns = zip(*pairs, strict=True) if pairs else ((), (), ())
+    fields = list(_PAIR.value_type)
+    items = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    values = pa.StructArray.from_arrays(items, fields=fields)
+    return arrays.list_of(np.array([len(pairs) for pairs in lists], np.int64), values, _PAIR)
 
 
 def load(partition: int, parts: Mapping[str, pa.RecordBatch]) -> State:
@@ -199,6 +216,7 @@ def load(partition: int, parts: Mapping[str, pa.RecordBatch]) -> State:
     return state
 
 
+_TEXTS = pa.list_(pa.string())
 _PAIR = pa.list_(pa.struct({"first": pa.string(), "second": pa.string(), "score": pa.float64()}))
 _WINDOW = pa.schema({"domain": pa.string(), **dict.fromkeys(("fresh", "mined_at", "touched"), pa.int64())})
 _OPEN = pa.schema(
