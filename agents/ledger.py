@@ -279,11 +279,13 @@ def _doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome)
     round = request.common.round if request else _last_round(turn, row.request_id)
     if round is None:
         return "AOS3011"
-    if not _has_token(turn, row, round):
+    same = step is not None and (step.attempt, step.agent, step.epoch) == (row.attempt, row.agent, row.epoch)
+    known = step.token if step is not None and same else None
+    if not (identity.token_is(known, row.token) if known else _has_token(turn, row, round)):
         return "AOS3005" if any(_has_token(turn, row, earlier) for earlier in range(round)) else "AOS3007"
     if request is None or step is None:
         return "AOS3005"
-    if (step.attempt, step.agent, step.epoch) != (row.attempt, row.agent, row.epoch):
+    if not same:
         return "AOS3005"
     if step.state == RUNNING:
         return None

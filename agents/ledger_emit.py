@@ -89,8 +89,8 @@ def say_release(turn: Turn, request: Request, step: Step, reason: str) -> None:
     )
 
 
-def say_work(turn: Turn, request: Request, step: Step) -> None:
-    """The work to the inbox of the agent's service."""
+def say_work(turn: Turn, request: Request, step: Step, secret: bytes) -> None:
+    """The work to the inbox of the agent's service, with the token to answer it."""
     left = request.budget_usd_micros
     inputs = []
     if step.after:
@@ -98,8 +98,8 @@ def say_work(turn: Turn, request: Request, step: Step) -> None:
     turn.inbox.append(
         InboxRow(
             request.common, step.inbox_partition, "work", step.number, step.name, step.attempt,
-            step.service, step.agent or "", step.epoch, token(turn, request, step), step.task_kind,
-            step.text, step.payload, step.content_type, inputs, request.deadline_at,
+            step.service, step.agent or "", step.epoch, secret, step.task_kind, step.text,
+            step.payload, step.content_type, inputs, request.deadline_at,
             max(1, (step.due - turn.now) // 1000),
             None if left is None else max(0, left - request.cost_usd_micros), request.budget_cpu_us,
         )
@@ -132,7 +132,9 @@ def say_task(turn: Turn, request: Request, step: Step) -> None:
 def say_attempt(turn: Turn, request: Request, step: Step, status: str, score: float | None) -> None:
     """The trail of the step's last attempt; a verdict goes before the score."""
     judged = status == "ok" and step.verdict is not None
-    agents = [request.steps[number].agent for number in step.after]
+    team = [] if step.agent is None else [step.agent]
+    if step.after:
+        team = [*(a for a in (request.steps[number].agent for number in step.after) if a is not None), *team]
     turn.trails.append(
         TrailRow(
             request.common, step.embedding, step.surface, "attempt", request.id, step.number, step.name,
@@ -140,7 +142,7 @@ def say_attempt(turn: Turn, request: Request, step: Step, status: str, score: fl
             status, step.code, step.message, step.verdict if judged else score, judged, step.probability,
             step.score_predicted, request.topology, None, None, request.budget_cpu_us, step.cost_usd_micros,
             step.cpu_us, step.tokens, step.ready_at, step.assigned_at, step.finished_at,
-            step.finished_at - step.assigned_at, [a for a in (*agents, step.agent) if a is not None],
+            step.finished_at - step.assigned_at, team,
             request.ignored, step.model_version, step.settings_version, step.degraded,
         )
     )  # fmt: skip

@@ -6,15 +6,17 @@ A kind this release does not know is passed over: an older reader must survive a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from aos.agents.ledger_plans import Plans
 from aos.agents.ledger_state import Common, Step
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
+
+E = TypeVar("E", bound=tuple[Any, ...])
 
 
 class Requested(NamedTuple):
@@ -194,11 +196,16 @@ class _Part:
         return [values(self.column(name)) for name in names]
 
     def common(self) -> Iterator[Common]:
-        return map(Common._make, zip(*self.columns(*Common._fields), strict=True))
+        return _made(Common, *self.columns(*Common._fields))
 
     def heads(self) -> tuple[Iterable[int], list[Heads]]:
         """`head` and `heads` of each row."""
         return range(len(self.places)), [Heads(self)] * len(self.places)
+
+
+def _made(kind: type[E], *columns: Iterable[Any]) -> Iterator[E]:
+    """Rows of one kind from their columns, without a Python call a row."""
+    return map(partial(tuple.__new__, kind), zip(*columns, strict=True))
 
 
 def values(column: pa.Array) -> list[Any]:
@@ -241,7 +248,7 @@ def _requested(part: _Part) -> Iterator[Entry]:
         "code", "message",
     )  # fmt: skip
     steps = _steps(part.column("steps"))
-    return map(Requested, part.common(), *plain, part.places, steps)
+    return _made(Requested, part.common(), *plain, part.places, steps)
 
 
 def _steps(column: pa.ListArray) -> list[list[Step]]:
@@ -273,38 +280,33 @@ def _bytes(column: pa.FixedSizeListArray, width: int) -> list[bytes]:
 
 def _rejected(part: _Part) -> Iterator[Entry]:
     names = ("id", "priority", "task_kind", "policy", "step", "match_round", "code", "message")
-    return map(Rejected, part.common(), *part.columns(*names), part.places)
+    return _made(Rejected, part.common(), *part.columns(*names), part.places)
 
 
 def _planned(part: _Part) -> Iterator[Entry]:
-    names = (
-        "request_id", "round", "step", "match_round", "parent", "step_name", "require", "after",
-        "filtered_count", "topology", "quality_predicted", "duration_predicted_us", "model_version",
-        "settings_version", "degraded",
-    )  # fmt: skip
     plans = Plans(part.column("alternatives"), part.column("filtered"))
     count = len(part.places)
-    return map(Planned, *part.columns(*names), range(count), [plans] * count)
+    return _made(Planned, *part.columns(*Planned._fields[:-2]), range(count), [plans] * count)
 
 
 def _assigned(part: _Part) -> Iterator[Entry]:
-    return map(Assigned, *part.columns(*Assigned._fields[:-2]), *part.heads())
+    return _made(Assigned, *part.columns(*Assigned._fields[:-2]), *part.heads())
 
 
 def _refused(part: _Part) -> Iterator[Entry]:
-    return map(Refused, *part.columns(*Refused._fields))
+    return _made(Refused, *part.columns(*Refused._fields))
 
 
 def _outcome(part: _Part) -> Iterator[Entry]:
-    return map(Outcome, *part.columns(*Outcome._fields[:-3]), part.places, *part.heads())
+    return _made(Outcome, *part.columns(*Outcome._fields[:-3]), part.places, *part.heads())
 
 
 def _cancel(part: _Part) -> Iterator[Entry]:
-    return map(Cancel, *part.columns(*Cancel._fields))
+    return _made(Cancel, *part.columns(*Cancel._fields))
 
 
 def _redrive(part: _Part) -> Iterator[Entry]:
-    return map(Redrive, *part.columns(*Redrive._fields))
+    return _made(Redrive, *part.columns(*Redrive._fields))
 
 
 _READERS: dict[str, Callable[[_Part], Iterator[Entry]]] = {

@@ -18,6 +18,7 @@ from aos.agents.ledger_emit import (
     say_task,
     say_work,
     score_of,
+    token,
 )
 from aos.agents.ledger_intake import Assigned
 from aos.agents.ledger_state import (
@@ -112,6 +113,7 @@ def offer(turn: Turn, request: Request, step: Step) -> bool:
         return False
     step.due = 0
     step.attempt += 1
+    step.token = None
     step.state = READY
     step.cell, step.cell_partition = share.cell, share.cell_partition
     if not step.refused_cells:
@@ -142,7 +144,8 @@ def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
     step.assigned_at = turn.now
     step.limit_us = 1000 * min(turn.settings.timeout_ms, step.timeout_ms or 2**40, row.timeout_ms or 2**40)
     wake(turn, request, step, min(turn.now + step.limit_us, request.deadline))
-    say_work(turn, request, step)
+    step.token = secret = token(turn, request, step)
+    say_work(turn, request, step, secret)
 
 
 def close_attempt(turn: Turn, request: Request, step: Step, status: str, score: float | None) -> None:

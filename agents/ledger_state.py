@@ -109,6 +109,8 @@ class Step:
     # not a column: a plan is a row of shared Arrow columns
     plan: Plans | None = None
     plan_row: int = 0
+    # not a column: it follows from the others
+    token: bytes | None = None  # of the last attempt, while it is known; not after a restart
 
 
 @dataclass(slots=True, eq=False)
@@ -188,10 +190,11 @@ class State:
 
     def next_due(self) -> int | None:
         """When something is due next, None when nothing is."""
-        while self._heap:
-            if self._find(*self._heap[0]) is not None:
-                return self._heap[0][0]
-            heapq.heappop(self._heap)
+        heap = self._heap
+        while heap:
+            if self._find(*heap[0]) is not None:
+                return heap[0][0]
+            heapq.heappop(heap)
         return None
 
     def _find(self, due: int, request_id: bytes, number: int) -> tuple[Request, Step | None] | None:

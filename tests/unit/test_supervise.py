@@ -179,6 +179,17 @@ def test_an_answer_that_is_not_the_running_attempts_is_ignored_and_recorded(
     assert end["aos.trails"][-1]["ignored"] == (code != "AOS3011")
 
 
+def test_the_token_of_an_attempt_does_not_open_the_next_one_nor_is_it_forgotten_by_a_snapshot() -> None:
+    world = running()
+    world.fold(refused(agent="x"))  # the next attempt waits in its lane, and x was the last at work
+    forged = outcome(attempt=2, token=outcome()["token"])
+    assert only(world.fold(forged)["aos.trails"])["code"] == "AOS3007"
+    assert only(world.fold(outcome())["aos.trails"])["code"] == "AOS3005"
+    world.fold(assigned(attempt=2, agent="y"))
+    world.reload()
+    assert only(world.fold(outcome(attempt=2, agent="y"))["aos.results"])["status"] == "ok"
+
+
 def test_a_duplicate_answer_is_called_so_and_one_after_the_end_is_late() -> None:
     world = World()
     world.fold(requested(1, *CHAIN))
