@@ -199,19 +199,23 @@ def arms(mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> np.nda
 
 
 def _fill_arms(arm: np.ndarray, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> None:
+    every = np.arange(len(mean))[:, None]
+    order = np.argsort(np.where(present, -mean, np.inf), axis=1, kind="stable")
+    mean, deviation = mean[every, order], deviation[every, order]  # best first
     own, other = deviation[:, :, None], deviation[:, None, :]
     pooled = np.sqrt((own**2 + other**2) / 2)
     equal = np.abs(mean[:, :, None] - mean[:, None, :]) <= np.maximum(TIE_SCORE, TIE_DEVIATIONS * pooled)
     equal &= np.maximum(own, other) <= np.maximum(TIE_RATIO * np.minimum(own, other), TIE_SCORE)
-    every = np.arange(len(mean))
-    order = np.argsort(np.where(present, -mean, np.inf), axis=1, kind="stable")
-    open_ = present.copy()  # in no arm yet
-    for leader in order.T:
-        joins = equal[every, leader] & open_ & open_[every, leader][:, None]
-        np.copyto(arm, leader[:, None], where=joins)
+    found = np.full(order.shape, -1)
+    open_ = present[every, order]  # in no arm yet
+    for place in range(order.shape[1]):
+        joins = equal[:, place] & open_
+        joins &= open_[:, place : place + 1]
+        np.copyto(found, order[:, place : place + 1], where=joins)
         open_ ^= joins
         if not open_.any():
-            return
+            break
+    arm[every, order] = found
 
 
 def drawn_of(chance: np.ndarray, arm: np.ndarray, present: np.ndarray, u: np.ndarray) -> list[Drawn]:

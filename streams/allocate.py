@@ -176,17 +176,18 @@ class Turn:
     def arrive(self, block: Block, lane: int) -> None:
         """Rows of a lane: decided ones are answered again, lost ones refused, the others wait."""
         self._give_slots(block)
-        load, rows = self._load, self._lanes.rows
+        load, rows, add = self._load, self._lanes.rows, self._lanes.add
+        attempts, ended = load.attempts, load.ended
         kept = 0
         for index, key in enumerate(block.keys):
-            attempt = load.attempts.get(key)
+            attempt = attempts.get(key)
             if attempt is not None:
                 if attempt.adopted:
                     attempt.adopted = False
                     weight = self._settings.tenant_weights.get(block.tenants[index], 1.0)
                     self._lanes.lanes[lane].charge(block.tenants[index], weight)
                 self._tell_again(key)
-            elif key in load.ended:
+            elif key in ended:
                 self._tell_again(key)
             elif key in rows:
                 continue
@@ -194,15 +195,17 @@ class Turn:
                 self._refuse(block, index)
             else:
                 kept += 1
-                self._lanes.add(waiting_row(block, index, lane))
+                add(waiting_row(block, index, lane))
         self._state.block_rows += len(block) if kept else 0
 
     def release(self, rows: pa.RecordBatch) -> None:
         """Slots that are free again, and rows that need none any more."""
         agents, epochs = rows.column("agent").to_pylist(), rows.column("epoch").to_pylist()
+        waiting, release = self._lanes.rows, self._load.release
         for key, agent, epoch in zip(keys_of_rows(rows), agents, epochs, strict=True):
-            self._lanes.drop(key)
-            self._load.release(key, agent, epoch)
+            if key in waiting:
+                self._lanes.drop(key)
+            release(key, agent, epoch)
 
     def start(self) -> None:
         """Offer what is free to those who wait."""

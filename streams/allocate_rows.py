@@ -92,7 +92,7 @@ class Block:
         self.kinds: list[str | None] = rows.column("task_kind").to_pylist()
         self.policies: list[str | None] = rows.column("policy").to_pylist()
         self.running: list[bool] = rows.column("running").to_pylist()
-        self.ready_at: list[int] = rows.column("ready_at").cast(pa.int64()).to_pylist()
+        self.ready_at: list[int] = _list(rows.column("ready_at"))
         self.keys = keys_of_rows(rows)
 
     def __len__(self) -> int:
@@ -320,5 +320,5 @@ def ledger_entries(decisions: Sequence[pa.RecordBatch]) -> list[Output]:
 
 def _list(column: pa.Array) -> list[Any]:
     """A column as Python's values; times in us."""
-    found: list[Any] = (column.cast(pa.int64()) if column.type == TIME else column).to_pylist()
+    found: list[Any] = (column.view(pa.int64()) if column.type == TIME else column).to_pylist()
     return found
