@@ -1,6 +1,6 @@
 """Arrow tables as the binary form that COPY reads, column by column, without a loop over rows.
 
-Measured against psycopg's `write_row` and pgpq on these tables: see docs/sql.md.
+Measured against CSV and psycopg's `write_row` on these tables: see docs/sql.md. At least 1 ms a bundle and table of 40 columns.
 """
 
 from __future__ import annotations
@@ -100,12 +100,16 @@ class _Row:
     def _end_run(self) -> None:
         if not self._run:
             return
-        type = _record_type(tuple(format for format, _ in self._run))
-        records = np.empty(self.count, type)
-        for name, (_, values) in zip(type.names or (), self._run, strict=True):
-            records[name] = values
+        format, values = self._run[0]
+        if len(self._run) == 1 and not isinstance(values, int):  # a text follows another one
+            records = values.astype(format)
+        else:
+            type = _record_type(tuple([format for format, _ in self._run]))
+            records = np.empty(self.count, type)
+            for name, (_, values) in zip(type.names or (), self._run, strict=True):
+                records[name] = values
         self._run = []
-        offsets = np.arange(self.count + 1, dtype=np.int32) * np.int32(type.itemsize)
+        offsets = np.arange(0, (self.count + 1) * records.itemsize, records.itemsize, dtype=np.int32)
         self._pieces.append(_binary(offsets, pa.py_buffer(records)))
 
 
