@@ -130,9 +130,9 @@ class Learner:
 
     def beliefs(self, domain: str, kind: str, solved: Solved, prior_strength: float) -> Believed:
         """What is believed on a kind of work; on `ALL_KINDS` for work without a kind or of an unknown one."""
-        own = [index for index, name in enumerate(solved.kinds) if name == kind]
-        mine = np.flatnonzero(np.isin(solved.cell_kind, own))
-        base = solved.any_agent[own[0]] if own else solved.top
+        own = solved.kinds.index(kind) if kind in solved.kinds else -1
+        mine = np.flatnonzero(solved.cell_kind == own)
+        base = solved.any_agent[own] if own >= 0 else solved.top
         if (
             kind == ALL_KINDS
         ):  # every agent of the domain; those with cells of this kind get their own rows below

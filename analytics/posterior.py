@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -80,19 +81,17 @@ class Cells:
         """
         order = np.argsort(cells, kind="stable")
         grouped = cells[order]
-        starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
-        found, counts = grouped[starts], np.diff(np.r_[starts, len(cells)])
+        first = np.ones(len(cells), bool)
+        np.not_equal(grouped[1:], grouped[:-1], out=first[1:])
+        starts = np.flatnonzero(first)
+        found, counts = grouped[starts], np.diff(starts, append=len(cells))
         rank = np.arange(len(cells)) - np.repeat(starts, counts)
         weights = discount ** (np.repeat(counts, counts) - 1.0 - rank)
         faded = discount ** counts.astype(np.float64)
         z, y = terms[order], scores[order]
         # half a weight on either side keeps the product symmetric to the bit
         halves = z * np.sqrt(weights)[:, None]
-        ends = (starts + counts).tolist()
-        for row, start, end, keep in zip(found.tolist(), starts.tolist(), ends, faded.tolist(), strict=True):
-            gram = self.grams[row]
-            gram *= keep
-            gram += halves[start:end].T @ halves[start:end]
+        self._add_grams(halves, found, starts, counts, faded)
         products = np.add.reduceat(z * (weights * y)[:, None], starts, axis=0)
         self.moments[found] = faded[:, None] * self.moments[found] + products
         self.squares[found] = faded * self.squares[found] + np.add.reduceat(weights * y * y, starts)
@@ -102,6 +101,20 @@ class Cells:
         numbers[order] = np.repeat(self.lessons[found], counts) + rank + 1
         self.lessons[found] += counts
         return numbers
+
+    def _add_grams(self, halves: Doubles, found: Ints, starts: Ints, counts: Ints, faded: Doubles) -> None:
+        """Fade the Gram matrices of the cells `found` and add those of their lessons."""
+        alone = counts == 1  # most cells: together, which is the same to the bit
+        z = halves[starts[alone]]
+        grams = self.grams[found[alone]]
+        grams *= faded[alone][:, None, None]
+        grams += z[:, :, None] * z[:, None, :]
+        self.grams[found[alone]] = grams
+        rest = (column[~alone].tolist() for column in (found, starts, starts + counts, faded))
+        for row, start, end, keep in zip(*rest, strict=True):
+            gram = self.grams[row]
+            gram *= keep
+            gram += halves[start:end].T @ halves[start:end]
 
     def correct(
         self, cell: int, number: int, terms: Doubles, old: float, new: float, discount: float
@@ -211,7 +224,7 @@ def solve(cells: Cells, domain: str, strengths: Strengths, prior: Doubles | None
     affine = _affine(means, scales)
     grams = _scaled(raw, means, scales)
     moments = cells.moments[rows] @ affine.T
-    levels = [np.diag(np.r_[low, np.full(TERMS - 1, high)]) for low, high in _levels(strengths)]
+    levels = _precisions(strengths)
     # an agent with many outcomes must not be the prior of all others: its weight saturates
     pooled = 1.0 / (1.0 / levels[2][0, 0] + 1.0 / levels[3][0, 0])
     share = pooled / (pooled + grams[:, 0, 0])
@@ -240,8 +253,11 @@ def solve(cells: Cells, domain: str, strengths: Strengths, prior: Doubles | None
     )  # fmt: skip
 
 
-def _levels(strengths: Strengths) -> tuple[tuple[float, float], ...]:
-    return strengths.top, strengths.kind, strengths.agent, strengths.cell
+@lru_cache(maxsize=8)
+def _precisions(strengths: Strengths) -> tuple[Doubles, ...]:
+    """The prior precision of each level [TERMS, TERMS]; nobody may change them."""
+    levels = (strengths.top, strengths.kind, strengths.agent, strengths.cell)
+    return tuple(np.diag([low, *[high] * (TERMS - 1)]) for low, high in levels)
 
 
 def _moments(gram: Doubles) -> tuple[Doubles, Doubles]:

@@ -34,6 +34,7 @@ from aos.agents import matching
 from aos.agents.fleet import Fleet
 from aos.agents.matching import FILTERED_MAX, Eligible, Memory, Wish
 from aos.agents.ranking import TURN_US, Ask, Limits, Ranked, Tasks, rank, salts
+from aos.codecs import columns as arrays
 from aos.codecs.rows import from_columns, record, take_common, tensor
 from aos.streams.processor import Batch, Output, Step, Views
 from aos.streams.views import settings_version
@@ -117,7 +118,7 @@ def _wishes(tasks: pa.RecordBatch) -> tuple[list[Wish], np.ndarray, list[np.ndar
     columns = (
         *(tasks.column(name).to_numpy(zero_copy_only=False).tolist() for name in _WISH_TEXTS),
         *(_tuples(tasks.column(name)) for name in _WISH_LISTS),
-        tasks.column("budget_usd_micros").is_valid().to_numpy(zero_copy_only=False).tolist(),
+        arrays.valid(tasks.column("budget_usd_micros")).tolist(),
     )
     numbers: dict[tuple[Any, ...], int] = {}
     of_row = np.array([numbers.setdefault(key, len(numbers)) for key in zip(*columns, strict=True)])
@@ -131,20 +132,17 @@ _WISH_TEXTS, _WISH_LISTS = Wish._fields[:3], Wish._fields[3:6]
 
 
 def _tuples(lists: pa.ListArray) -> list[tuple[str, ...]]:
-    flat = lists.flatten()
-    if not len(flat):
+    offsets = arrays.offsets(lists)
+    first, last = offsets[0], offsets[-1]
+    if first == last:
         return [()] * len(lists)
-    texts = flat.to_numpy(zero_copy_only=False).tolist()
-    offsets = lists.offsets.to_numpy()
-    return [tuple(texts[start:end]) for start, end in pairwise((offsets - offsets[0]).tolist())]
+    texts = lists.values.slice(first, last - first).to_numpy(zero_copy_only=False).tolist()
+    return [tuple(texts[start:end]) for start, end in pairwise((offsets - first).tolist())]
 
 
 def _tasks(tasks: pa.RecordBatch, now: int, seed: int) -> Tasks:
     column = tasks.column("budget_usd_micros")
-    budgets = np.full(len(tasks), np.inf)
-    if column.null_count < len(tasks):
-        known = column.is_valid().to_numpy(zero_copy_only=False)
-        budgets[known] = column.drop_null().to_numpy()
+    budgets = np.where(arrays.valid(column), arrays.ints(column, 0), np.inf)
     return Tasks(
         np.ascontiguousarray(tensor(tasks.column("surface")), np.float32),
         tensor(tasks.column("embedding")).astype(np.float32),
@@ -189,14 +187,12 @@ def _candidates(memory: Memory, fleet: Fleet, ranked: Ranked, count: int) -> pa.
         "covers": ranked.covers,
         "trial": ranked.trial,
     }
-    arrays = [
+    made = [
         column if isinstance(column := columns[field.name], pa.Array) else pa.array(column, field.type)
         for field in _CANDIDATE
     ]
-    offsets = np.zeros(count + 1, np.int32)
-    np.cumsum(np.bincount(ranked.rows, minlength=count), out=offsets[1:])
-    values = pa.StructArray.from_arrays(arrays, fields=_CANDIDATE)
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_CANDIDATES)
+    values = pa.StructArray.from_arrays(made, fields=_CANDIDATE)
+    return arrays.list_of(np.bincount(ranked.rows, minlength=count), values, _CANDIDATES)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
@@ -219,7 +215,8 @@ def _filtered(fleet: Fleet, ranked: Ranked, found: Sequence[Eligible], of_row: n
     counts = np.array([one.filtered_count for one in found])[of_row] + ranked.over
     if not ranked.over.any():  # the rows of a wish are alike
         lists = _named([(one.filtered, one.reasons) for one in found])
-        return {"filtered": lists.take(pa.array(of_row)), "filtered_count": counts}
+        rows = lists if len(lists) == len(of_row) else lists.take(pa.array(of_row))
+        return {"filtered": rows, "filtered_count": counts}
     named = []
     over = ranked.over.tolist()
     for row, number in enumerate(of_row.tolist()):
@@ -236,7 +233,5 @@ def _named(lists: Sequence[tuple[Sequence[str], Sequence[str]]]) -> pa.ListArray
     """Lists of agents and reasons as a column."""
     agents = pa.array([agent for agents, _ in lists for agent in agents], pa.string())
     reasons = pa.array([reason for _, reasons in lists for reason in reasons], pa.string())
-    offsets = np.zeros(len(lists) + 1, np.int32)
-    np.cumsum([len(agents) for agents, _ in lists], out=offsets[1:])
     values = pa.StructArray.from_arrays([agents, reasons], fields=_OTHER)
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_OTHERS)
+    return arrays.list_of(np.array([len(agents) for agents, _ in lists]), values, _OTHERS)
