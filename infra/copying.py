@@ -1,6 +1,7 @@
 """Arrow tables as the binary form that COPY reads, column by column, without a loop over rows.
 
-Measured against CSV and psycopg's `write_row` on these tables: see docs/sql.md. At least 1 ms a bundle and table of 40 columns.
+cost: .5 ms a table of 30 columns and .5 us a row; 1.2 ms and 2.3 us for decisions, which have seven lists of 16.
+Against CSV and psycopg's `write_row`: see docs/sql.md.
 """
 
 from __future__ import annotations
