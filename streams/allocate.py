@@ -13,8 +13,9 @@ restart: `adopt` takes in what the journal holds beyond the snapshot; those deci
     a journal): with another order of the topics or another fleet a row may be decided now that waited then.
 refused: nobody among the alternatives will start it here (AOS3010); the agent went away after the decision (AOS3009).
 errors: AOS1005 for a posterior that is no number.
-cost: 128 rows of 8 alternatives in 6 ms, 512 in 19 ms (28,000 choices/s of CPU time on a busy machine); 1.6 ms for
-    one row; a release 2 us, and 1 us for each row that waits.
+cost: 512 rows of 8 alternatives that all differ in 15 ms, 128 in 6 ms, one row in 1.6 ms (CPU time on a busy machine);
+    of 16 alternatives 50 us a row where half of the rows are like others; a release 3 us, and 1 us for each row
+    that waits.
 """
 
 from __future__ import annotations

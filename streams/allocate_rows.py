@@ -66,8 +66,9 @@ class Block:
         self.exploration = exploration
         self.floor = floor
         alternatives = rows.column("alternatives")
-        self.flat: pa.StructArray = alternatives.flatten()
-        self.fields: list[pa.Array] = self.flat.flatten()  # its columns, in the order of `_AT`
+        self.fields: list[pa.Array] = (
+            alternatives.flatten().flatten()
+        )  # of all alternatives, in the order of `_AT`
         counts = alternatives.value_lengths().to_numpy().astype(np.int64)
         self.ends = np.concatenate([[0], np.cumsum(counts)])
         self.start: list[int] = self.ends.tolist()
@@ -215,19 +216,18 @@ def decision_rows(
 def _chosen(block: Block, indices: np.ndarray, choices: np.ndarray) -> dict[str, object]:
     """Columns about the chosen alternatives; -1 is none, a refused row, which has nothing but a cell."""
     at = block.ends[indices] + choices
-    if choices.min() >= 0:
-        fields = block.flat.take(pa.array(at)).flatten()
-        found = {name: fields[_AT[column]] for name, column in _CHOSEN.items()}
-        return {**found, "kind": ["assigned"] * len(at)}
     refused = choices < 0
-    fields = block.flat.take(pa.array(at, mask=refused)).flatten()
-    found = {name: fields[_AT[column]] for name, column in _CHOSEN.items()}
-    found["trial"] = found["trial"].fill_null(False)
-    # an alternative of each row stands for its cell; a row without any has none
-    none = block.ends[indices] == block.ends[indices + 1]
-    first = pa.array(block.ends[indices] + np.maximum(choices, 0), mask=none)
-    found["cell"] = block.fields[_AT["cell"]].take(first).fill_null("")
-    return {**found, "kind": np.where(refused, "refused", "assigned").tolist()}
+    some = bool(refused.any())
+    chosen = pa.array(at, mask=refused) if some else pa.array(at)
+    found: dict[str, Any] = {name: block.fields[_AT[of]].take(chosen) for name, of in _CHOSEN.items()}
+    found["kind"] = np.where(refused, "refused", "assigned").tolist() if some else ["assigned"] * len(at)
+    if some:
+        found["trial"] = found["trial"].fill_null(False)
+        # an alternative of each row stands for its cell; a row without any has none
+        none = block.ends[indices] == block.ends[indices + 1]
+        first = pa.array(block.ends[indices] + np.maximum(choices, 0), mask=none)
+        found["cell"] = block.fields[_AT["cell"]].take(first).fill_null("")
+    return found
 
 
 def _candidates(
