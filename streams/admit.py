@@ -9,6 +9,7 @@ out: aos.fleet (registered, beat, control) at partition 0; aos.ledger (outcome a
 key: as said. state: none.
 order: rows of one fetch keep their order; a message read twice gives the same rows, the first counts where they go.
 errors: AOS10xx dead letters with the row's number; an outcome whose payload is too large becomes a failed one, AOS2004.
+cost: .7 ms a round of six messages, 1 ms of sixteen.
 
 An outcome, cancel or redrive carries no more of its request than its id: tenant and domain are empty, requested_at is
 0, round 0; supervise knows them. The requested_at of a correction, cancel or redrive is when it was appended: an order

@@ -8,6 +8,8 @@ out: aos.ledger, kind requested (with texts, payloads, steps) or rejected (reada
 key: request_id -> home = its partition, computed here and never again. state: none.
 order: rows keep their order; a message read twice gives the same rows. Repeated client ids pass: supervise answers.
 errors: AOS10xx dead letters; AOS2001-2012, AOS1005 (tensor), AOS1010 on rejected rows; good rows beside them go on.
+cost: 45 us a request of 1,100 characters at 512 a round, 20 of them for the text; 140 us at 64 a round of one row a
+      message, 40 of them to read the message.
 """
 
 from __future__ import annotations
