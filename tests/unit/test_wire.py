@@ -70,42 +70,6 @@ def test_decoding_what_was_encoded_gives_the_same_rows(data: st.DataObject) -> N
     assert not bad
 
 
-@RELAXED
-@given(st.data())
-def test_a_message_is_byte_for_byte_what_a_stream_writer_writes(data: st.DataObject) -> None:
-    record = RECORDS[data.draw(st.sampled_from(NAMES))]
-    rows = data.draw(strategies.batches(record))
-    for part in (rows, rows.slice(1), rows.slice(0, 1)):
-        assert wire.encode(part, record)[0] == stream(part)
-
-
-@given(st.integers(0, 2**32), st.sampled_from([-1, 0, 1, 2, 3]))
-def test_nulls_that_the_metadata_lies_about_are_found_or_are_none(seed: int, told: int) -> None:
-    """Each array's number of nulls is set to another one: what is read holds no null where the record allows none."""
-    value, _ = wire.encode(tasks(), TASK)
-    (place, *_), _ = wire._walk(value)
-    nodes = wire._nulls(value, *place)
-    at = np.frombuffer(value, np.uint8).ctypes.data
-    chosen = random.Random(seed).randrange(len(nodes))
-    offset = nodes[chosen:].ctypes.data - at
-    lie = value[:offset] + struct.pack("<q", told) + value[offset + 8 :]
-    try:
-        rows = wire.decode(lie, {}, TASK)
-    except RecordError:
-        return
-    for index in TASK.required:
-        assert rows.column(index).null_count == 0
-        assert all(item is not None for item in rows.column(index).to_pylist())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_columns_that_are_not_given_are_null_however_many_rows(name: str) -> None:
-    for count in (0, 3, 1, 2_000, 5):
-        rows = make.from_columns(name, count, {})
-        assert [column.null_count for column in rows.columns] == [count] * rows.num_columns
-        assert rows.num_rows == count
-
-
 def test_a_decoded_tensor_column_shares_memory_with_the_message() -> None:
     value, headers = wire.encode(tasks(), TASK)
     tensor = make.tensor(wire.decode(value, headers, TASK)["embedding"])
