@@ -55,7 +55,7 @@ class Memory:
         if not rows.num_rows:
             return
         ids = rows.column("request_id").to_numpy(zero_copy_only=False).tolist()
-        finished = rows.column("finished_at").cast(pa.int64()).to_numpy()
+        finished = rows.column("finished_at").view(pa.int64()).to_numpy()
         self._chunks.append(_Chunk(self._end, rows, ids, finished))
         for request_id in ids:
             self._sequences[request_id] = self._end
@@ -80,7 +80,7 @@ class Memory:
         """Drop what ended before that time, and the oldest beyond `rows_max`."""
         head = max(self._head, self._end - rows_max)
         for chunk in self._chunks:
-            expired = int(np.searchsorted(chunk.finished, before))
+            expired = 0 if chunk.finished[0] >= before else int(np.searchsorted(chunk.finished, before))
             head = max(head, chunk.first + expired)
             if expired < len(chunk.ids):
                 break
