@@ -1,0 +1,328 @@
+"""The stand: the real stack, every part in a process group of its own, with handles for faults.
+
+Names of processes: `worker-edge-0`, `worker-core-0`, `worker-learning-0`, `worker-keeping-0`, `service-one`,
+`service-two`, `kafka`, `postgres`, `load`. Links (only with ``links=True``): `<client>->broker` for each of
+`LINK_CLIENTS` and `worker-keeping->database`; each is a `tests.chaos.proxy.Proxy` in `stand.proxies`.
+`stand.settings` has the direct addresses: for the stand itself, the judge and faults that produce by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from aos.codecs.settings import Settings
+from aos.infra.local.children import Children
+from aos.infra.local.host import LOOPBACK, Host, free_port
+from aos.infra.local.kafka import Broker
+from aos.infra.local.timescale import Database
+from aos.infra.settings import environment
+from aos.infra.up import NICE, Up, outside, worker_name
+from aos.streams.topology import GROUPS
+from tests.chaos.hands import InHand
+from tests.chaos.observe import Notes, Sampler
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = ROOT / "tests/chaos/service.py"
+TENANTS = ("default", "acme", "umbra")
+SECRET = "canary-8f1d-token-key"
+LINK_CLIENTS = ("worker-edge", "worker-core", "worker-learning", "worker-keeping", "services", "load")
+TO_DATABASE = "worker-keeping->database"
+BACK_S = 60.0
+
+
+class Proxy(Protocol):
+    """What the stand needs of `tests.chaos.proxy.Proxy(port, (host, port))`; toxics are its own affair."""
+
+    port: int
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class LinkedBroker(Broker):
+    """A broker with one more listener for each link, advertised at the link's proxy."""
+
+    links: Mapping[str, tuple[int, int]] = {}  # link -> (port of its listener, port of its proxy)
+
+    def arrange(self) -> None:
+        super().arrange()
+        if not self.links:
+            return
+        path = self.folder / "broker.properties"
+        text = path.read_text()
+        extra, protocols = [], ["CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT"]
+        for kind in ("listeners", "advertised.listeners"):
+            line = next(line for line in text.splitlines() if line.startswith(f"{kind}="))
+            for number, (port, proxy) in enumerate(self.links.values()):
+                line += f",LINK{number}://{LOOPBACK}:{port if kind == 'listeners' else proxy}"
+            extra.append(line)
+        protocols += [f"LINK{number}:PLAINTEXT" for number in range(len(self.links))]
+        extra += [
+            f"listener.security.protocol.map={','.join(protocols)}",
+            "inter.broker.listener.name=PLAINTEXT",
+        ]
+        path.write_text(text + "\n".join(extra) + "\n")
+
+
+class ChaosUp(Up):
+    """Workers that reach broker and database by their links, started by a program of the stand's choice."""
+
+    stand: Stand
+
+    def start_worker(self, group: str, ordinal: int = 0) -> int:
+        self.status_file(group, ordinal).unlink(missing_ok=True)
+        argv = [*self.stand.worker_program, "--ordinal", str(ordinal)]
+        argv += ["--processors", ",".join(self._groups[group])]
+        argv += ["--status-file", str(self.status_file(group, ordinal))]
+        name = worker_name(group, ordinal)
+        seen = self.stand.settings_by_link(f"worker-{group}")
+        return self.stack.children.spawn(
+            name,
+            argv,
+            env={**outside(), **environment(seen), **self.stand.environ.get(name, {})},
+            cwd=ROOT,
+            log_path=self.log_file(group, ordinal),
+            restart=True,
+            nice=NICE.get(group, 0),
+        )
+
+
+class Stand:
+    """``with Stand(folder) as stand:`` the whole stack runs; what it saw is in `folder` afterwards."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        links: bool = False,
+        services: Sequence[str] = ("one",),
+        worker_program: Sequence[str] = (sys.executable, "-m", "aos", "worker"),
+        **settings: Any,
+    ) -> None:
+        """`settings`: further settings of AOS. `worker_program`: what starts a worker (planted bugs, old versions)."""
+        self.folder = folder
+        self.links, self.services, self.worker_program = links, tuple(services), tuple(worker_program)
+        self.environ: dict[
+            str, dict[str, str]
+        ] = {}  # process -> more of its environment, from its next start on
+        self.settings = Settings(**{
+            "tenants": TENANTS, "secret": SECRET, "snapshot_s": 5.0, "data_dir": str(folder / "data"), **settings,
+        })  # fmt: skip
+        self.proxies: dict[str, Proxy] = {}
+        self.kills = 0  # with work in hand
+        self.up: ChaosUp
+        self.broker: LinkedBroker
+        self.database: Database
+        self.children: Children  # broker, database, load; workers and services are `up.stack.children`
+        self._ports: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────
+
+    def __enter__(self) -> Stand:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o711)
+        self.notes = Notes(self.folder / "observations.ndjson")
+        self.children = Children()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        host = Host.current()
+        self.broker = LinkedBroker(host, self.children, self.folder / "kafka")
+        self.database = Database(host, self.children, self.folder / "postgres")
+        self._make_links()
+        for part in (self.broker, self.database):
+            part.prepare()
+            part.start()
+        self.settings = dataclasses.replace(
+            self.settings, bootstrap=self.broker.bootstrap, database_url=self.database.url
+        )
+        self.up = ChaosUp(self.settings)
+        self.up.stand = self
+        self.up.__enter__()
+        for name in self.services:
+            self.start_service(name)
+        self.in_hand = InHand(self.settings, self.services)
+        self._sampler = Sampler(self.notes, self.pids, self.settings.database_url)
+        self._sampler.start()
+        self.note("up", bootstrap=self.settings.bootstrap, database_url=self.settings.database_url)
+
+    def __exit__(self, *_: object) -> None:
+        for part in ("_sampler", "in_hand"):
+            if hasattr(self, part):
+                getattr(self, part).close()
+        if hasattr(self, "up"):
+            self.up.stop()
+        for proxy in self.proxies.values():
+            proxy.close()
+        self.children.close()
+        self.notes.close()
+
+    def _make_links(self) -> None:
+        """Proxies in front of the broker's listeners and of the database; nothing without `links`."""
+        if not self.links:
+            return
+        from tests.chaos.proxy import Proxy as Toxic
+
+        ports = {f"{client}->broker": (free_port(), free_port()) for client in LINK_CLIENTS}
+        ports[TO_DATABASE] = (self.database.port, free_port())
+        for link, (target, port) in ports.items():
+            self.proxies[link] = Toxic(port, (LOOPBACK, target))
+            self.proxies[link].start()
+        self._ports = ports
+        self.broker.links = {link: pair for link, pair in ports.items() if link != TO_DATABASE}
+
+    def settings_by_link(self, client: str) -> Settings:
+        """The settings as a client sees them: the addresses of its proxies where it has some."""
+        seen: dict[str, Any] = {}
+        if f"{client}->broker" in self._ports:
+            seen["bootstrap"] = f"{LOOPBACK}:{self._ports[f'{client}->broker'][1]}"
+        if f"{client}->database" in self._ports:
+            url = self.settings.database_url
+            seen["database_url"] = url.replace(
+                f":{self.database.port}/", f":{self._ports[f'{client}->database'][1]}/"
+            )
+        return dataclasses.replace(self.settings, **seen)
+
+    def start_service(self, name: str, program: Path = SERVICE, *arguments: str) -> int:
+        """A service as a process that comes back when it is killed; its name in the stand is `service-<name>`."""
+        seen = self.settings_by_link("services")
+        env = {"AOS_BOOTSTRAP": seen.bootstrap, "AOS_PREFIX": seen.prefix, "PATH": "/usr/bin:/bin"}
+        return self.up.stack.children.spawn(
+            f"service-{name}",
+            [sys.executable, str(program), name, *arguments],
+            env={**env, **self.environ.get(f"service-{name}", {})},
+            log_path=self.up.stack.data_dir / f"service-{name}.log",
+            restart=True,
+        )
+
+    # ── looking ───────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, event: str, **what: Any) -> None:
+        """Write an event into the observations file."""
+        self.notes.note(event, **what)
+
+    def workers(self) -> list[str]:
+        """Names of the workers, in the topology's order."""
+        return [worker_name(group, 0) for group in GROUPS]
+
+    def processes(self) -> list[str]:
+        """Everybody who does AOS's work: workers and services."""
+        return [*self.workers(), *(f"service-{name}" for name in self.services)]
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of all that run now, broker and database among them."""
+        names = [*self.processes(), self.broker.name, self.database.name, "load"]
+        return {name: pid for name in names if (pid := self.pid(name)) is not None}
+
+    def pid(self, name: str) -> int | None:
+        """A process's id, None while it does not run."""
+        return self._keeper(name).pid(name)
+
+    def log_of(self, name: str) -> Path:
+        """A process's log."""
+        servers = {self.broker.name: self.broker.log, self.database.name: self.database.log}
+        return servers.get(name, self.folder / "data" / f"{name}.log")
+
+    def logs(self) -> list[Path]:
+        """All logs of the run."""
+        return sorted({*self.folder.rglob("*.log")})
+
+    def ready(self, name: str, since: float = 0.0) -> bool:
+        """Whether a worker said after `since` (time.time()) that it is ready; a service: whether it runs."""
+        if not name.startswith("worker-"):
+            return self.pid(name) is not None
+        _, group, ordinal = name.split("-")
+        return self.up.ready(group, int(ordinal), since)
+
+    def wait_ready(self, since: float = 0.0, limit_s: float = BACK_S) -> bool:
+        """Wait until every worker has said after `since` that it is ready; False when one has not in time."""
+        ends = time.monotonic() + limit_s
+        while not all(self.ready(name, since) for name in self.workers()):
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.1)
+        return True
+
+    # ── faults ────────────────────────────────────────────────────────────────────────────────────
+
+    def kill(self, name: str) -> bool:
+        """SIGKILL with work in hand; False when there never was any (then nothing was killed). It comes back."""
+        return self.kill_together([name])
+
+    def kill_together(self, names: Sequence[str]) -> bool:
+        """SIGKILL several at once, at a moment when each has work in hand; counts one kill for each of them."""
+        keeper = self.up.stack.children
+        for _ in range(InHand.TRIES):
+            ends = {name: self.in_hand.ends(name) for name in names}
+            time.sleep(InHand.READ_S)
+            for name in names:
+                keeper.signal(name, signal.SIGSTOP)
+            if all(self.in_hand.has(name, ends[name]) for name in names):
+                at = time.time()
+                for name in names:
+                    keeper.kill(name)
+                self.count(list(names), at)
+                return True
+            for name in names:
+                keeper.signal(name, signal.SIGCONT)
+            time.sleep(0.02)
+        self.note("kill-without-work", names=list(names))
+        return False
+
+    def count(self, names: Sequence[str], at: float) -> None:
+        """Note kills that hit processes with work in hand."""
+        with self._lock:
+            self.kills += len(names)
+        for name in names:
+            self.note("kill", at=at, name=name)
+
+    def signal(self, name: str, signum: int) -> None:
+        """Send a signal to a process's group."""
+        self._keeper(name).signal(name, signum)
+
+    def kill_broker(self) -> None:
+        """SIGKILL the broker; it does not come back by itself."""
+        self.note("broker-killed")
+        self.broker.kill()
+
+    def stop_broker(self, limit_s: float = 30.0) -> None:
+        """End the broker in good order (SIGTERM)."""
+        self.note("broker-stopped")
+        self.broker.stop(limit_s)
+
+    def start_broker(self) -> None:
+        """Start the broker again on its port and data; returns when it answers."""
+        self.broker.start()
+        self.note("broker-back")
+
+    def kill_database(self) -> None:
+        """SIGKILL the database and all its backends; it does not come back by itself."""
+        self.note("database-killed")
+        self.database.kill()
+
+    def stop_database(self, limit_s: float = 30.0) -> None:
+        """End the database in good order."""
+        self.note("database-stopped")
+        self.database.stop(limit_s)
+
+    def start_database(self) -> None:
+        """Start the database again; returns when it takes connections."""
+        self.database.start()
+        self.note("database-back")
+
+    def _keeper(self, name: str) -> Children:
+        servers = (self.broker.name, self.database.name, "load")
+        return self.children if name in servers else self.up.stack.children
