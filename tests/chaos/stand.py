@@ -2,7 +2,7 @@
 
 Names of processes: `worker-edge-0`, `worker-core-0`, `worker-learning-0`, `worker-keeping-0`, `service-one`,
 `service-two`, `kafka`, `postgres`, `load`. Links (only with ``links=True``): `<client>->broker` for each of
-`LINK_CLIENTS` and `worker-keeping->database`; each is a `tests.chaos.proxy.Proxy` in `stand.proxies`.
+`LINK_CLIENTS` and `worker-keeping->database`; all are steered by `stand.proxy`, a `tests.chaos.proxy.Control`.
 `stand.settings` has the direct addresses: for the stand itself, the judge and faults that produce by hand.
 """
 
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aos.codecs.settings import Settings
 from aos.infra.local.children import Children
@@ -27,6 +27,8 @@ from aos.infra.up import NICE, Up, outside, worker_name
 from aos.streams.topology import GROUPS
 from tests.chaos.hands import InHand
 from tests.chaos.observe import Notes, Sampler
+from tests.chaos.proxy import Control
+from tests.chaos.proxy import command as proxy_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "tests/chaos/service.py"
@@ -35,15 +37,6 @@ SECRET = "canary-8f1d-token-key"
 LINK_CLIENTS = ("worker-edge", "worker-core", "worker-learning", "worker-keeping", "services", "load")
 TO_DATABASE = "worker-keeping->database"
 BACK_S = 60.0
-
-
-class Proxy(Protocol):
-    """What the stand needs of `tests.chaos.proxy.Proxy(port, (host, port))`; toxics are its own affair."""
-
-    port: int
-
-    def start(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class LinkedBroker(Broker):
@@ -115,7 +108,7 @@ class Stand:
         self.settings = Settings(**{
             "tenants": TENANTS, "secret": SECRET, "snapshot_s": 5.0, "data_dir": str(folder / "data"), **settings,
         })  # fmt: skip
-        self.proxies: dict[str, Proxy] = {}
+        self.proxy: Control  # only with links
         self.kills = 0  # with work in hand
         self.up: ChaosUp
         self.broker: LinkedBroker
@@ -165,22 +158,20 @@ class Stand:
                 getattr(self, part).close()
         if hasattr(self, "up"):
             self.up.stop()
-        for proxy in self.proxies.values():
-            proxy.close()
         self.children.close()
         self.notes.close()
 
     def _make_links(self) -> None:
-        """Proxies in front of the broker's listeners and of the database; nothing without `links`."""
+        """A proxy process in front of the broker's listeners and of the database; nothing without `links`."""
         if not self.links:
             return
-        from tests.chaos.proxy import Proxy as Toxic
-
         ports = {f"{client}->broker": (free_port(), free_port()) for client in LINK_CLIENTS}
         ports[TO_DATABASE] = (self.database.port, free_port())
-        for link, (target, port) in ports.items():
-            self.proxies[link] = Toxic(port, (LOOPBACK, target))
-            self.proxies[link].start()
+        steer = free_port()
+        argv = proxy_command({link: (front, behind) for link, (behind, front) in ports.items()}, steer)
+        self.children.spawn("proxy", argv, cwd=ROOT, log_path=self.folder / "proxy.log")
+        self.proxy = Control(steer)
+        self.proxy.wait()
         self._ports = ports
         self.broker.links = {link: pair for link, pair in ports.items() if link != TO_DATABASE}
 
