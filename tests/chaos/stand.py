@@ -27,8 +27,8 @@ from aos.infra.up import NICE, Up, outside, worker_name
 from aos.streams.topology import GROUPS
 from tests.chaos.hands import InHand
 from tests.chaos.observe import Notes, Sampler
-from tests.chaos.proxy import Control
-from tests.chaos.proxy import command as proxy_command
+from tests.chaos.proxy_control import Control
+from tests.chaos.proxy_control import command as proxy_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "tests/chaos/service.py"
