@@ -87,6 +87,14 @@ CODES: dict[str, Code] = _table(
         "`aos migrate` makes it, or says what differs",
     ),
     ("AOS5005", "settings", "the database schema is of another version", "run `aos migrate`"),
+    (
+        "AOS5006",
+        "settings",
+        "the setting does not change at run time",
+        "set it in the environment or aos.toml and restart; `aos config list` has those that do",
+    ),
+    ("AOS5007", "settings", "no such version of the settings", "`aos config history` has them"),
+    ("AOS5008", "settings", "others changed the settings each time", "nothing was changed: try again"),
     # 6: the local stack
     ("AOS6001", "stack", "the local stack cannot start", "see the sentence; `aos doctor` tells more"),
     ("AOS6002", "stack", "no running stack was found", "run `aos up` in another terminal"),

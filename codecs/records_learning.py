@@ -242,13 +242,16 @@ ALERT = Record(
 SETTING = Record(
     "setting",
     1,
-    "A run-time setting; view, key <name>",
+    "A setting changed at run time; view, key <version>/<change>; the rows of a message are one change",
     (
         need("name", TEXT, "Name of the setting"),
-        need("value", TEXT, "As JSON"),
-        need("version", I64, "Next offset of the experiences it rests on; grows with each change"),
-        need("changed_at", TIME, "When", "UTC"),
+        need("tenant", TEXT, "Whose; empty: for all"),
+        need("value", TEXT, "As JSON; null: the value of the start again"),
+        need("version", I64, "One more than the version it was made from; else the change does not count"),
+        need("change", ID, "Random id of the change: tells two changes of one version apart"),
+        need("changed_at", TIME, "When, by the clock of who changed it", "UTC"),
         may("changed_by", TEXT, "Who"),
+        may("reason", TEXT, "Why, in words"),
     ),
 )
 

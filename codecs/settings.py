@@ -1,29 +1,45 @@
 """All settings, declared once: default, unit, range, meaning. `infra.settings` alone reads them from outside.
 
-Steps get the frozen object through `Views.settings`; nobody mutates it.
+Steps get the frozen object through `Views.settings`; nobody mutates it. Those declared `live` may change at run time
+(`streams.live`): only ones that row and journal processors read, whose decisions are written down. What a fold reads
+must be the same whenever its log is read again, so it stays as it was at the start.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, get_type_hints
 
 from aos.codecs.errors import SettingsError
+
+ALL, TENANT = "all", "tenant"  # `live`: may change at run time for all; for one tenant too
+TEXT_BYTES_MAX = 128  # of a text that is set at run time: they are names
 
 
 def setting(
     default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None
 ) -> Any:
-    """A dataclass field that knows its meaning, unit and range."""
-    return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": False})
+    """A dataclass field that knows its meaning, unit and range. Of a dict the range is that of its values."""
+    return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": False, "live": ""})
 
 
 def decides(
-    default: Any, doc: str, unit: str = "", low: float | None = None, high: float | None = None
+    default: Any,
+    doc: str,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    live: str = "",
 ) -> Any:
-    """The same for a setting that shapes who does what, when, or what is learned of it: `fingerprint` covers it."""
-    return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": True})
+    """The same for a setting that shapes who does what, when, or what is learned of it: `fingerprint` covers it.
+
+    `live`: `ALL` or `TENANT` if it may change at run time; never for what a fold reads.
+    """
+    return _field(
+        default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": True, "live": live}
+    )
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -75,11 +91,19 @@ class Settings:
         5, "Outcomes below which an agent is on trial (state learning)", "outcomes", 0
     )
     # match and compose
-    candidates_max: int = decides(16, "Most candidates of a step", "agents", 1, 64)
-    candidates_wanted: int = decides(3, "Candidates below which a filter is loosened", "agents", 1, 64)
-    fallback_service: str = decides("", "Service that answers what nobody is trusted with; empty: none")
-    confidence_min: float = decides(0.0, "Best score below which the fallback is asked", "", 0, 1)
-    quality_min: float = decides(0.0, "Predicted quality below which a request is rejected", "", 0, 1)
+    candidates_max: int = decides(16, "Most candidates of a step", "agents", 1, 64, live=ALL)
+    candidates_wanted: int = decides(
+        3, "Candidates below which a filter is loosened", "agents", 1, 64, live=ALL
+    )
+    fallback_service: str = decides(
+        "", "Service that answers what nobody is trusted with; empty: none", live=ALL
+    )
+    confidence_min: float = decides(
+        0.0, "Best score below which the fallback is asked", "", 0, 1, live=TENANT
+    )
+    quality_min: float = decides(
+        0.0, "Predicted quality below which a request is rejected", "", 0, 1, live=TENANT
+    )
     match_waits_ms: tuple[int, ...] = decides((1000, 2000, 4000), "Waits before a step is matched anew", "ms")
     # supervise
     timeout_ms: int = decides(30_000, "How long one attempt may take", "ms", 10)
@@ -88,10 +112,14 @@ class Settings:
     retry_jitter: float = decides(0.1, "Share by which a wait varies", "", 0, 0.5)
     request_timeout_ms: int = decides(600_000, "When a request without deadline expires", "ms", 100)
     # allocate
-    prefetch: float = decides(1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8)
-    trial_floor: float = decides(0.01, "Least chance of an agent on trial", "", 0, 0.05)
-    tenant_weights: dict[str, float] = decides({}, "Fair share of a tenant; 1 when not named")  # noqa: RUF009
-    lane_age_ms: int = decides(20_000, "Waiting time worth one step of priority", "ms", 1)
+    prefetch: float = decides(
+        1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8, live=ALL
+    )
+    trial_floor: float = decides(0.01, "Least chance of an agent on trial", "", 0, 0.05, live=TENANT)
+    tenant_weights: dict[str, float] = decides({}, "Fair share of a tenant; 1 when not named",  # noqa: RUF009
+                                               "", 0.001, 1000, live=TENANT)  # fmt: skip
+    exploration: float = decides(1.0, "Factor on the exploration of every policy", "", 0.1, 4, live=TENANT)
+    lane_age_ms: int = decides(20_000, "Waiting time worth one step of priority", "ms", 1, live=ALL)
     # learning
     sample_rows_per_s: int = decides(
         500, "Experiences a second that the river models learn from", "rows/s", 1
@@ -119,17 +147,69 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                continue
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise SettingsError("AOS5002", f"{item.name}={value}, from {low} to {high}")
+            _check_range(item, getattr(self, item.name))
         if self.gone_after_ms <= self.suspect_after_ms:
             raise SettingsError("AOS5003", "gone_after_ms must be larger than suspect_after_ms")
         if self.suspect_after_ms <= 2 * self.heartbeat_ms:
             raise SettingsError("AOS5003", "suspect_after_ms must be larger than two heartbeats")
         if "default" not in self.tenants:
             raise SettingsError("AOS5003", "tenants must hold default")
+
+
+_BY_NAME: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
+_TYPES = get_type_hints(Settings)
+LIVE: dict[str, str] = {
+    name: item.metadata["live"] for name, item in _BY_NAME.items() if item.metadata["live"]
+}
+
+
+def accepted(name: str, value: Any, tenant: str = "") -> Any:
+    """A value for a change at run time, of one tenant if one is named; SettingsError says why it is refused.
+
+    None is accepted: the value of the start again. A tenant's share of `tenant_weights` is a number.
+    """
+    if name not in _BY_NAME:
+        raise SettingsError("AOS5001", name)
+    if name not in LIVE:
+        raise SettingsError("AOS5006", f"{name} {_WHY_NOT[_BY_NAME[name].metadata['decides']]}")
+    if tenant and LIVE[name] != TENANT:
+        raise SettingsError("AOS5006", f"{name} is one for all tenants", "leave the tenant out")
+    if value is None:
+        return None
+    kind = float if tenant and name == "tenant_weights" else _TYPES[name]
+    made = _typed(name, value, kind)
+    _check_range(_BY_NAME[name], made)
+    return made
+
+
+_WHY_NOT = {
+    True: "is read by a processor that must decide alike when it reads its log again",
+    False: "is read once, when AOS starts",
+}
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """A JSON value as the setting's type; nothing is rounded, cut or guessed."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int and number and isinstance(value, int):
+        return value
+    if kind is float and number:
+        return float(value)
+    if kind is str and isinstance(value, str) and len(value.encode()) <= TEXT_BYTES_MAX:
+        return value
+    if kind == dict[str, float] and isinstance(value, dict):
+        return {str(key): _typed(name, each, float) for key, each in value.items()}
+    raise SettingsError("AOS5002", f"{name}={value!r} is no {getattr(kind, '__name__', kind)}")
+
+
+def _check_range(item: Field[Any], value: Any) -> None:
+    low, high = item.metadata["low"], item.metadata["high"]
+    for each in value.values() if isinstance(value, dict) else (value,):
+        if not isinstance(each, (int, float)) or isinstance(each, bool):
+            continue
+        inside = math.isfinite(each) and (low is None or each >= low) and (high is None or each <= high)
+        if not inside:
+            raise SettingsError("AOS5002", f"{item.name}={each}, from {low} to {high}")
 
 
 def fingerprint(settings: Settings) -> int:

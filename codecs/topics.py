@@ -82,9 +82,8 @@ TOPICS: dict[str, Topic] = {
         _view("aos.beliefs", "belief", "What is believed of agents"),
         _view("aos.patterns", "pattern", "Collaborations that were mined"),
         _view("aos.strategies", "strategy", "Policies in force"),
-        replace(
-            _view("aos.settings", "setting", "Run-time settings; their versions count in settings_version"),
-            reserved="settings that change at run time (issue 4)",
+        _view(
+            "aos.settings", "setting", "Settings changed at run time, every version; `aos config` writes it"
         ),
         Topic("aos.snapshots", "snapshot-chunk", "States of processors", spread=False, compacted=True),
         Topic(

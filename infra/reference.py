@@ -24,25 +24,33 @@ def settings_page() -> str:
     ]
     lines += ["the file AOS_SETTINGS_FILE names) beats the default. An unknown name is refused.", ""]
     lines += [
-        "Settings with a mark under *v* decide who does what, when, and what is learned: `settings_version` of a"
-    ]
-    lines += [
-        "decision is crc32 of their values times 2^20, plus the version of the run-time settings (`aos.settings`;"
-    ]
-    lines += [
-        "0 while nobody writes any). Two runs with the same number were decided under the same settings.",
+        "Settings with a mark under *v* decide who does what, when, and what is learned: `settings_version` of a",
+        "decision is crc32 of their values times 2^20, plus the version of the run-time settings (0 while none was",
+        "ever set). Two decisions with the same number were made under the same settings.",
         "",
+        "Settings with a word under *run time* can be changed while AOS runs, with `aos config`: for *all*, or for",
+        "one *tenant* too. They are in force within 10 s, without a restart, and stay in force after one. Only such",
+        "settings can be changed that no fold reads ([ARCHITECTURE.md](../ARCHITECTURE.md)); the others are refused.",
+        "",
+        "| setting | environment | default | range | v | run time | meaning |",
+        "|---|---|---|---|---|---|---|",
     ]
-    lines += ["| setting | environment | default | range | v | meaning |", "|---|---|---|---|---|---|"]
     defaults = Settings()
     for field in dataclasses.fields(Settings):
         meta = field.metadata
         meaning = meta["doc"] + (f" [{meta['unit']}]" if meta["unit"] else "")
         default = _shown(getattr(defaults, field.name))
         mark = "•" if meta["decides"] else ""
-        lines.append(
-            f"| {field.name} | `AOS_{field.name.upper()}` | {default} | {_range(meta)} | {mark} | {meaning} |"
+        cells = (
+            field.name,
+            f"`AOS_{field.name.upper()}`",
+            default,
+            _range(meta),
+            mark,
+            meta["live"],
+            meaning,
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
 from aos.infra.retention import run_now
+from aos.streams.live import in_force
 from aos.streams.processor import Law, Processor
 from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.options import Options
@@ -81,6 +82,7 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
         reads={p.name: reads(p, settings.tenants) for p in processors},
         spec_of=lambda name: inbox_spec(name, settings),
         replication=settings.replication,
+        in_force=in_force,
     )
 
 

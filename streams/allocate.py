@@ -32,6 +32,7 @@ from aos.agents.load import Attempt, Load, Slot, Told
 from aos.analytics.strategies import Strategies
 from aos.codecs.settings import Settings
 from aos.codecs.topics import LANES
+from aos.streams import live
 from aos.streams.allocate_rows import (
     DECISIONS,
     Block,
@@ -46,6 +47,7 @@ from aos.streams.allocate_rows import (
 )
 from aos.streams.allocate_state import State, as_gone, batches_of, state_of, waiting_row
 from aos.streams.processor import Batch, Output, Step, Views
+from aos.streams.views import settings_version
 
 FLEET, STRATEGIES, RELEASES = "aos.agent-states", "aos.strategies", "aos.releases"
 ROUND_ROBIN = "round-robin"
@@ -136,21 +138,29 @@ class Turn:
         self._fleet: Fleet = views[FLEET]
         self._strategies: Strategies = views[STRATEGIES]
         self._settings: Settings = views.settings
+        self._views = views
         self._decided: dict[int, tuple[Block, list[Decided]]] = {}
         self._told: list[Told] = []
         self._first: list[Output] = []
         self._entries: list[pa.RecordBatch] = []  # decisions of this step, for the ledger
 
     def open(self, rows: pa.RecordBatch) -> Block:
-        """Ready rows with the chances that the strategies in force give."""
-        exploration, floor = {}, {}
-        domains = rows.column("domain").to_pylist()
-        for domain in set(domains):
-            strategy = self._strategies.of(domain)
-            exploration[domain] = strategy.exploration
-            floor[domain] = strategy.floor if strategy.version else self._settings.trial_floor
-        explorations = np.array([exploration[domain] for domain in domains])
-        return Block(rows, explorations, np.array([floor[domain] for domain in domains]))
+        """Ready rows with the chances that strategies and settings in force give, and the version of those."""
+        keys = list(zip(rows.column("domain").to_pylist(), rows.column("tenant").to_pylist(), strict=True))
+        known = {key: self._policy(*key) for key in dict.fromkeys(keys)}
+        policies = np.array([known[key] for key in keys])
+        place = rows.schema.get_field_index("settings_version")
+        version = pa.array(np.full(len(rows), settings_version(self._views)), rows.schema.field(place).type)
+        rows = rows.set_column(place, rows.schema.field(place), version)
+        return Block(rows, policies[:, 0].copy(), policies[:, 1].copy())
+
+    def _policy(self, domain: str, tenant: str) -> tuple[float, float]:
+        """Exploration and floor. What somebody set at run time beats what was learned."""
+        strategy = self._strategies.of(domain)
+        (factor,) = live.by_tenant(self._views, "exploration", [tenant]).tolist()
+        floor = strategy.floor if strategy.version else self._settings.trial_floor
+        set_floor = live.ordered(self._views, "trial_floor", tenant)
+        return strategy.exploration * factor, floor if set_floor is None else set_floor
 
     def begin(self) -> None:
         """Look at the fleet; settle what an earlier owner left."""

@@ -41,6 +41,7 @@ from aos.agents.composing import (
 from aos.agents.ranking import salts
 from aos.codecs import columns as arrays
 from aos.codecs.rows import from_columns, record
+from aos.streams import live
 from aos.streams.processor import Batch, Output, Step, Views
 
 _ALTERNATIVES = record("entry").schema.field("alternatives").type
@@ -79,6 +80,7 @@ class _Sheet:
 
     def __init__(self, matches: pa.RecordBatch, now: int, seed: int) -> None:
         self.matches = matches
+        self._tenants: list[str] | None = None
         lists = matches.column("candidates")
         offsets = arrays.offsets(lists)
         self.flat: pa.StructArray = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
@@ -122,6 +124,12 @@ class _Sheet:
             budget = np.where(self.unlimited, _MOST, self.budget)
             plain &= ~self.per_row(np.logical_or, self.cost > np.repeat(budget, self.counts), nobody=False)
         return plain
+
+    def tenants(self) -> list[str]:
+        """Whose each row is."""
+        if self._tenants is None:
+            self._tenants = self.matches.column("tenant").to_pylist()
+        return self._tenants
 
     def firsts(self, rows: np.ndarray) -> list[Option | None]:
         """The first candidate of each of some rows, None where there is nobody."""
@@ -176,12 +184,13 @@ def _columns(sheet: _Sheet, plain: np.ndarray, views: Views) -> list[pa.RecordBa
     fastest = sheet.per_row(np.minimum, np.where(sheet.trial, _MOST, sheet.latency), 0)
     late = ~sheet.timeless & (np.where(tried, fastest, 0) > sheet.slack)
     whole = sheet.match_round == 0
-    poor = whole & tried & (quality.astype(np.float64) < views.settings.quality_min)
+    least = live.by_tenant(views, "quality_min", sheet.tenants())
+    poor = whole & tried & (quality.astype(np.float64) < least)
     refused = plain & (late | poor)
     refusals = [
         (row, too_late(int(fastest[row]) if tried[row] else 0, int(sheet.slack[row])))
         if late[row]
-        else (row, too_poor(float(quality[row]), views.settings.quality_min))
+        else (row, too_poor(float(quality[row]), float(least[row])))
         for row in np.flatnonzero(refused).tolist()
     ]
     kept = plain & ~refused
@@ -251,7 +260,7 @@ def _terms(sheet: _Sheet, needs: Sequence[Need], domain: str, views: Views) -> T
     return Terms(
         None if sheet.unlimited[row] else int(sheet.budget[row]),
         None if sheet.timeless[row] else int(sheet.slack[row]),
-        views.settings.quality_min,
+        float(live.by_tenant(views, "quality_min", sheet.tenants()[row : row + 1])[0]),
         views["aos.strategies"].of(domain).pair_bonus,
         effect if patterns.count(domain) else None,
         int(sheet.seeds[row]),

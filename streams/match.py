@@ -36,6 +36,7 @@ from aos.agents.matching import FILTERED_MAX, Eligible, Memory, Wish
 from aos.agents.ranking import TURN_US, Ask, Limits, Ranked, Tasks, rank, salts
 from aos.codecs import columns as arrays
 from aos.codecs.rows import from_columns, record, take_common, tensor
+from aos.streams import live
 from aos.streams.processor import Batch, Output, Step, Views
 from aos.streams.views import settings_version
 
@@ -78,6 +79,10 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
     limits = Limits(settings.candidates_max, settings.candidates_wanted, settings.trial_outcomes)
     wishes, of_row, groups = _wishes(tasks)
     policies = [strategies.of(wish.domain) for wish in wishes]
+    factors = live.by_tenant(views, "exploration", [wish.tenant for wish in wishes])
+    if (factors != 1).any():
+        pairs = zip(policies, factors.tolist(), strict=True)
+        policies = [replace(policy, exploration=policy.exploration * factor) for policy, factor in pairs]
     found = [memory.eligible(fleet, wish, limits.wanted) for wish in wishes]
     wanted = _tasks(tasks, now, seed)
     asks = [
@@ -86,7 +91,8 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
     ]
     ranked = rank(fleet, beliefs, asks, wanted, limits)
     fallen = np.zeros(len(tasks), bool)
-    doubted = _doubted(ranked, settings.confidence_min)
+    least = live.by_tenant(views, "confidence_min", [wish.tenant for wish in wishes])
+    doubted = _doubted(ranked, least[of_row])
     if doubted.any() and (settings.fallback_service or fleet.fallback.any()):
         lost = []
         for ask, wish in zip(asks, wishes, strict=True):
@@ -152,9 +158,9 @@ def _tasks(tasks: pa.RecordBatch, now: int, seed: int) -> Tasks:
     )
 
 
-def _doubted(ranked: Ranked, confidence_min: float) -> np.ndarray:
+def _doubted(ranked: Ranked, confidence_min: np.ndarray) -> np.ndarray:
     """Rows whose best score is too low; nobody eligible counts as -1."""
-    doubted: np.ndarray = ranked.best < np.float32(confidence_min)
+    doubted: np.ndarray = ranked.best < confidence_min.astype(np.float32)
     return doubted
 
 

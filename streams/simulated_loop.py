@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from aos.streams.live import in_force
 from aos.streams.processor import Batch, Law, Output, Processor, Raw, Recall, Step, View, Views
 from aos.streams.simulated_log import NO_ROWS, World, joined
 
@@ -253,7 +254,7 @@ class Loop:
     def views(self) -> Views:
         """What a step may look at now."""
         found = {topic: self._views[topic] for topic in self.processor.views}
-        return Views(self.world.settings, self.world.partitions, found, SECRET)
+        return in_force(self.processor, Views(self.world.settings, self.world.partitions, found, SECRET))
 
     # between rounds
 

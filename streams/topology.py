@@ -49,7 +49,7 @@ MATCH = Processor(
     initial=match.initial, step=match.step,
 )  # fmt: skip
 COMPOSE = Processor(
-    "compose", Law.ROW, views=("aos.strategies", "aos.patterns"),
+    "compose", Law.ROW, views=("aos.strategies", "aos.patterns", "aos.settings"),
     reads=("aos.matches",), writes=("aos.ledger",),
     initial=compose.initial, step=compose.step,
 )  # fmt: skip
@@ -61,7 +61,7 @@ SUPERVISE = Processor(
     recall=supervise.recall, tick=supervise.tick,
 )  # fmt: skip
 ALLOCATE = Processor(
-    "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.strategies"),
+    "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.strategies", "aos.settings"),
     reads=(*LANES, "aos.releases"), writes=("aos.decisions", "aos.ledger"),
     initial=allocate.initial, step=allocate.step, dump=allocate.dump, load=allocate.load, adopt=allocate.adopt,
 )  # fmt: skip

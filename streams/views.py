@@ -5,9 +5,8 @@ Each view is an object with `apply(key, rows or None)`; the view service of a pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -16,6 +15,7 @@ from aos.analytics.beliefs import Beliefs
 from aos.analytics.patterns import Patterns
 from aos.analytics.strategies import Strategies
 from aos.codecs.settings import Settings, fingerprint
+from aos.streams.live import RuntimeSettings
 from aos.streams.processor import View, Views
 
 
@@ -23,42 +23,13 @@ class _Applies(Protocol):
     def apply(self, key: bytes, rows: pa.RecordBatch | None) -> object: ...
 
 
-class RuntimeSettings(dict[str, Any]):
-    """The run-time settings by name, decoded from JSON.
-
-    The topic is reserved: no processor writes it or asks for a value yet, but whoever writes it is seen in
-    `settings_version` from then on. `version` is the sum of the settings' versions: it grows with every change of
-    any of them; 0 when none was ever set.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._versions: dict[str, int] = {}
-
-    @property
-    def version(self) -> int:
-        """Version of all run-time settings together."""
-        return sum(self._versions.values())
-
-    def apply(self, key: bytes, rows: pa.RecordBatch | None) -> None:
-        """Take in one setting; a tombstone removes it (its version stays, so that the sum never falls)."""
-        name = key.decode()
-        if rows is None or not len(rows):
-            if self.pop(name, None) is not None:
-                self._versions[name] += 1
-            return
-        row = rows.slice(len(rows) - 1).to_pylist()[0]
-        self[name] = json.loads(row["value"])
-        self._versions[name] = max(row["version"], self._versions.get(name, 0))
-
-
 RUNTIME_VERSIONS = 2**20  # the part of a settings version that counts changes at run time
 
 
 def settings_version(views: Views) -> int:
-    """Which settings decide: fingerprint of the static ones times 2^20, plus the version of the run-time ones.
+    """Which settings decide: fingerprint of those in force times 2^20, plus the version of the run-time ones.
 
-    Equal settings have equal versions, in any process and run; 0 only where a step was given no settings. Below
+    Equal numbers mean equal settings, in any process and run; 0 only where a step was given no settings. Below
     2^52, so that readers that know only doubles (JSON) see it exactly.
     """
     runtime = views.views.get("aos.settings")

@@ -25,7 +25,7 @@ PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the 
 @dataclass(slots=True)
 class Kit:
     """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
-    known to be complete."""
+    known to be complete, `in_force` puts the settings of now into it."""
 
     processor: Processor
     options: Options
@@ -38,6 +38,7 @@ class Kit:
     metrics: Metrics
     limit: Callable[[str], int]  # bytes of one message, by topic
     staleness_s: Callable[[], float] = lambda: 0.0
+    in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
     patience: Pressed = field(init=False)  # see `Processor.patience_s`
 
     def __post_init__(self) -> None:
@@ -52,8 +53,8 @@ class Kit:
     def views(self) -> Views:
         """What a step may look at now; it says when that is old."""
         if not self.processor.views or self.staleness_s() <= self.options.stale_s:
-            return self.given
-        return replace(self.given, stale=True)
+            return self.in_force(self.processor, self.given)
+        return replace(self.in_force(self.processor, self.given), stale=True)
 
 
 @dataclass(slots=True)

@@ -43,7 +43,8 @@ class Deployment:
     """What a worker runs. Topic names are without prefix everywhere.
 
     `reads` overrides a processor's input topics (tenants' own edge topics); `spec_of` tells how to make a topic
-    that an output goes to for the first time (inboxes), None if it must exist.
+    that an output goes to for the first time (inboxes), None if it must exist. `in_force` puts the settings of the
+    moment into what a step may look at.
     """
 
     processors: Sequence[Processor]
@@ -56,6 +57,7 @@ class Deployment:
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spec_of: Callable[[str], TopicSpec | None] = lambda name: None
     replication: int = 1
+    in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
 
     def inputs(self, processor: Processor) -> tuple[str, ...]:
         return self.reads.get(processor.name, processor.reads)
@@ -191,6 +193,7 @@ class Worker:
             metrics=metrics,
             limit=lambda topic: self._sizes.get(topic, self.options.message_bytes),
             staleness_s=self.views.staleness_s,
+            in_force=deployment.in_force,
         )
         if processor.law is Law.SINK:
             app.port = SinkRunner(kit, deployment.sinks[processor.name])

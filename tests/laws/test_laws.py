@@ -364,7 +364,7 @@ LOOKED_AT: Mapping[str, Callable[[Any], Any]] = {
     "aos.beliefs": _beliefs,
     "aos.patterns": lambda patterns: (patterns.pairs, patterns.counts),
     "aos.strategies": lambda strategies: strategies,
-    "aos.settings": lambda settings: (dict(settings), settings.version),
+    "aos.settings": lambda settings: (settings.values, settings.version),
 }
 
 

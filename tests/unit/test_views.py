@@ -15,16 +15,18 @@ from aos.codecs.rows import from_dicts
 from aos.codecs.settings import Settings, fingerprint
 from aos.codecs.topics import TOPICS
 from aos.streams import match
+from aos.streams.live import RuntimeSettings
 from aos.streams.processor import Views
 from aos.streams.topology import PROCESSORS
-from aos.streams.views import VIEWS, RuntimeSettings, settings_version
+from aos.streams.views import VIEWS, settings_version
 from tests.unit.given_fleet import NOW, batch_of, fleet_of, state_rows, task_rows, views_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _setting(value: str, version: int) -> Any:
-    return from_dicts("setting", [{"name": "x", "value": value, "version": version, "changed_at": NOW}])
+    row = {"name": "candidates_max", "tenant": "", "value": value, "version": version, "change": bytes(16)}
+    return from_dicts("setting", [row | {"changed_at": NOW}])
 
 
 def test_every_compacted_topic_but_the_snapshots_has_a_view() -> None:
@@ -43,22 +45,6 @@ def test_a_view_takes_in_messages_and_tombstones() -> None:
 def test_every_view_takes_a_tombstone_of_a_key_it_never_saw() -> None:
     for view in VIEWS.values():
         view.apply(view.empty(), b"nobody/0", None)
-
-
-def test_settings_are_decoded_and_their_version_never_falls() -> None:
-    settings = RuntimeSettings()
-    versions = [settings.version]
-    for value, version in (("0.5", 1), ("[1, 2]", 2)):
-        settings.apply(b"x", _setting(value, version))
-        versions.append(settings.version)
-    assert settings["x"] == [1, 2]
-    settings.apply(b"x", None)
-    versions.append(settings.version)
-    assert "x" not in settings
-    settings.apply(b"x", _setting("1", 1))
-    versions.append(settings.version)
-    assert versions == sorted(versions)
-    assert versions[:2] == [0, 1]
 
 
 # the settings version
@@ -99,8 +85,8 @@ def test_a_change_at_run_time_is_a_new_version_that_doubles_hold_exactly() -> No
     runtime = RuntimeSettings()
     before = _version(runtime)
     assert before == _version()
-    runtime.apply(b"x", _setting("1", 4))
-    assert _version(runtime) - before == 4
+    runtime.apply(b"x", _setting("9", 1))
+    assert _version(runtime) - before == 1
     assert _version(runtime) < 2**52
     assert json.loads(json.dumps(float(_version(runtime)))) == _version(runtime)
 
@@ -122,7 +108,14 @@ def test_the_version_covers_every_setting_that_decisions_are_made_by() -> None:
         *(ROOT / "streams" / f"{verb}.py" for verb in verbs.split()),
         *(ROOT / "agents").glob("ledger*.py"),
     ]
-    read = {name for file in files for name in re.findall(r"settings\.([a-z]\w+)", file.read_text())}
+    read = {
+        name
+        for file in files
+        for pair in re.findall(
+            r"settings\.([a-z]\w+)|(?:by_tenant|ordered)\([\w.]+, \"(\w+)\"", file.read_text()
+        )
+        for name in pair
+    }
     known = {field.name: field.metadata["decides"] for field in fields(Settings)}
     others = {"inbox_partitions", "repeat_window_s", "repeat_rows"}
     assert {name for name in read if name in known} - others == {
@@ -133,7 +126,7 @@ def test_the_version_covers_every_setting_that_decisions_are_made_by() -> None:
 def test_match_stamps_it_on_its_rows() -> None:
     assert "aos.settings" in PROCESSORS["match"].views
     runtime = RuntimeSettings()
-    runtime.apply(b"x", _setting("1", 3))
+    runtime.apply(b"x", _setting("9", 1))
     views = views_of(fleet_of({"a": {}}), candidates_max=5)
     seen = Views(views.settings, views.partitions, {**views.views, "aos.settings": runtime})
     batch = batch_of(task_rows([{}, {}]), "aos.tasks")
