@@ -52,7 +52,7 @@ def ask(question: str, chosen: argparse.Namespace) -> Iterator[Figure]:
         from benchmarks.steps import run as steps
 
         waves = chosen.waves or (3 if chosen.quick else 12)
-        for rows in (1, 128):
+        for rows in (1, min(128, chosen.wave)):
             yield from steps.measure(rows, chosen.wave, waves, chosen.agents)
     else:
         from benchmarks.pipeline import run as pipeline

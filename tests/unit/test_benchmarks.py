@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from aos.codecs import rows, wire
+from aos.streams.topology import PROCESSORS
 from benchmarks.harness import Figure, facts, percentiles, record
 from benchmarks.pipeline.stand import Outcome, rates, steps_of
 from benchmarks.pipeline.verdict import backlog, figures, judge
@@ -22,6 +23,7 @@ from benchmarks.pipeline.workload import (
     requests,
 )
 from benchmarks.processor import rows as one
+from benchmarks.steps import run as steps
 from benchmarks.usage import Cores, Sample, Used, between
 
 START = 1_790_000_000.0
@@ -199,3 +201,10 @@ def test_the_processor_s_work_is_the_same_through_aos_and_through_plain_pyarrow(
 
 def test_percentiles_of_nothing_are_not_numbers() -> None:
     assert np.isnan(percentiles(np.array([]))["p95"])
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_every_request_of_a_wave_passes_every_processor(size: int) -> None:
+    found = {figure.workload.rpartition("/")[2]: figure for figure in steps.measure(size, 16, 1, 40)}
+    assert set(found) == {*PROCESSORS, "views"}
+    assert all(found[name].value > 0 for name in PROCESSORS)
