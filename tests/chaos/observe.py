@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-SAMPLE_S = 1.0
+SAMPLE_S = 0.5
 
 
 class Notes:
@@ -69,7 +69,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 class Sampler(threading.Thread):
-    """Notes memory of every process and the store's places once a second, the process list now and then."""
+    """Notes memory of every process and the store's places twice a second, the process list now and then."""
 
     def __init__(self, notes: Notes, pids: Callable[[], dict[str, int]], database_url: str) -> None:
         super().__init__(name="chaos-sampler", daemon=True)
@@ -80,9 +80,8 @@ class Sampler(threading.Thread):
         turn = 0
         while not self._over.wait(SAMPLE_S):
             self._notes.note("rss", bytes={name: rss_bytes(pid) for name, pid in self._pids().items()})
-            if turn % 2 == 0:
-                self._places()
-            if turn % 10 == 0:
+            self._places()
+            if turn % 20 == 0:
                 self._notes.note("processes", lines=command_lines())
             turn += 1
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aos.codecs.settings import Settings
 from aos.infra.local.children import Children
@@ -27,8 +26,9 @@ from aos.infra.up import NICE, Up, outside, worker_name
 from aos.streams.topology import GROUPS
 from tests.chaos.hands import InHand
 from tests.chaos.observe import Notes, Sampler
-from tests.chaos.proxy_control import Control
-from tests.chaos.proxy_control import command as proxy_command
+
+if TYPE_CHECKING:
+    from tests.chaos.proxy_control import Control
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "tests/chaos/service.py"
@@ -110,12 +110,12 @@ class Stand:
         })  # fmt: skip
         self.proxy: Control  # only with links
         self.kills = 0  # with work in hand
+        self.killed_at = 0.0  # time.time() of the last one
         self.up: ChaosUp
         self.broker: LinkedBroker
         self.database: Database
         self.children: Children  # broker, database, load; workers and services are `up.stack.children`
         self._ports: dict[str, tuple[int, int]] = {}
-        self._lock = threading.Lock()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,10 +165,12 @@ class Stand:
         """A proxy process in front of the broker's listeners and of the database; nothing without `links`."""
         if not self.links:
             return
+        from tests.chaos.proxy_control import Control, command
+
         ports = {f"{client}->broker": (free_port(), free_port()) for client in LINK_CLIENTS}
         ports[TO_DATABASE] = (self.database.port, free_port())
         steer = free_port()
-        argv = proxy_command({link: (front, behind) for link, (behind, front) in ports.items()}, steer)
+        argv = command({link: (front, behind) for link, (behind, front) in ports.items()}, steer)
         self.children.spawn("proxy", argv, cwd=ROOT, log_path=self.folder / "proxy.log")
         self.proxy = Control(steer)
         self.proxy.wait()
@@ -251,34 +253,34 @@ class Stand:
 
     def kill(self, name: str) -> bool:
         """SIGKILL with work in hand; False when there never was any (then nothing was killed). It comes back."""
-        return self.kill_together([name])
+        return self.kill_together([name]) == 1
 
-    def kill_together(self, names: Sequence[str]) -> bool:
-        """SIGKILL several at once, at a moment when each has work in hand; counts one kill for each of them."""
+    def kill_together(self, names: Sequence[str]) -> int:
+        """SIGKILL several at once, at a moment when one at least has work in hand; how many had (0: nobody killed)."""
         keeper = self.up.stack.children
         for _ in range(InHand.TRIES):
             ends = {name: self.in_hand.ends(name) for name in names}
             time.sleep(InHand.READ_S)
             for name in names:
                 keeper.signal(name, signal.SIGSTOP)
-            if all(self.in_hand.has(name, ends[name]) for name in names):
-                at = time.time()
-                for name in names:
-                    keeper.kill(name)
-                self.count(list(names), at)
-                return True
+            busy = [name for name in names if self.in_hand.has(name, ends[name])]
+            if busy:
+                self.kill_now(names, busy)
+                return len(busy)
             for name in names:
                 keeper.signal(name, signal.SIGCONT)
             time.sleep(0.02)
         self.note("kill-without-work", names=list(names))
-        return False
+        return 0
 
-    def count(self, names: Sequence[str], at: float) -> None:
-        """Note kills that hit processes with work in hand."""
-        with self._lock:
-            self.kills += len(names)
+    def kill_now(self, names: Sequence[str], busy: Sequence[str]) -> None:
+        """SIGKILL at once; those in `busy` had work in hand, by the caller's proof, and count."""
+        self.killed_at = time.time()
         for name in names:
-            self.note("kill", at=at, name=name)
+            self.up.stack.children.kill(name)
+        self.kills += len(busy)
+        for name in names:
+            self.note("kill", at=self.killed_at, name=name, busy=name in busy)
 
     def signal(self, name: str, signum: int) -> None:
         """Send a signal to a process's group."""
