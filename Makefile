@@ -19,7 +19,7 @@ SHELL := $(shell command -v setpriv)
 .SHELLFLAGS := --pdeathsig KILL /bin/bash -euo pipefail -c
 endif
 
-.PHONY: help setup demo up test test-long lint bench golden simulate clean
+.PHONY: help setup demo up test test-long lint bench golden simulate chaos clean
 
 help: ## list the targets
 	@echo 'make TARGET [ARGS="…"]  (ARGS goes to the command behind the target)'
@@ -60,6 +60,9 @@ golden: $(STAMP) ## write the golden files and generated pages anew, to be revie
 
 simulate: $(STAMP) ## the whole topology in memory under seeded crashes and delays; SEED=123 repeats a run
 	@exec $(GUARD) $(VENV)/python -m tests.simulation --seed $(SEED) $(ARGS)
+
+chaos: $(STAMP) ## the real stack under a seeded schedule of faults and an independent judge; ARGS="--suite kill --seed 1"
+	@exec $(GUARD) $(VENV)/python -m tests.chaos $(ARGS)
 
 clean: ## remove the environment and what tools left in the checkout; the download cache stays
 	@rm -rf $(ARGS) .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* src/*.egg-info
