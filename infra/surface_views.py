@@ -271,6 +271,30 @@ UNWRITABLE = Meaning(
     ),
 )
 
+SETTINGS = Meaning(
+    "Settings changed at run time, every change that counts: version is settings_version modulo 1048576 of what was "
+    "decided under it",
+    """
+WITH RECURSIVE counted AS (
+    SELECT 0::bigint AS version, -1::bigint AS log_offset
+    UNION ALL
+    SELECT next.version, next.log_offset
+    FROM counted c
+    CROSS JOIN LATERAL (
+        SELECT s.version, s.log_offset FROM aos_data.setting s
+        WHERE s.version = c.version + 1 AND s.log_offset > c.log_offset ORDER BY s.log_offset LIMIT 1
+    ) next
+)
+SELECT s.version, s.name, s.tenant, s.value, s.changed_at, s.changed_by, s.reason, s.change
+FROM counted c JOIN aos_data.setting s ON s.version = c.version AND s.log_offset = c.log_offset
+""",
+    ("setting",),
+    {
+        "version": "Number of the change, from 1; of two with one number the first in the log counts",
+        **_named("name", "tenant", "value", "changed_at", "changed_by", "reason", "change"),
+    },
+)
+
 SQL: dict[str, Meaning] = {
     "requests": _plain("Requests as the ledger first saw them, accepted or refused at the edge", "request"),
     "tasks": TASKS,
@@ -286,6 +310,7 @@ SQL: dict[str, Meaning] = {
     "collaboration_edges": EDGES,
     "patterns": _plain("Collaborations that were mined, as last said", "pattern", "log_offset"),
     "strategies": _plain("Policies, every version", "strategy", "log_offset"),
+    "settings": SETTINGS,
     "rollup_minute": _rollup("minute"),
     "rollup_hour": _rollup("hour"),
     "dead_letters": _plain(

@@ -7,6 +7,7 @@ from typing import Any
 
 from aos.codecs.errors import StackError
 from aos.infra.database import query
+from aos.streams.views import RUNTIME_VERSIONS
 
 TASK = """SELECT * FROM aos.tasks WHERE id = %s OR request_id::text = %s OR replace(request_id::text, '-', '') = %s
 ORDER BY requested_at DESC, round DESC LIMIT 1"""
@@ -61,7 +62,10 @@ def _decision(decision: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
     marks = [text for column, text in possible if decision[column]]
     lines = [f"{name}: {decision['agent']} ({'; '.join([how, *marks])})"]
     kind, waited = decision["task_kind"] or "-", decision["waited_us"] / 1000
-    lines.append(f"  kind {kind}, model {decision['model_version']}, waited {waited:.1f} ms")
+    versions = (
+        f"model {decision['model_version']}, settings {decision['settings_version'] % RUNTIME_VERSIONS}"
+    )
+    lines.append(f"  kind {kind}, {versions}, waited {waited:.1f} ms")
     columns = (
         "candidate_agents",
         "candidate_scores",

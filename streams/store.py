@@ -33,6 +33,7 @@ READS = (
     "aos.strategies",
     "aos.dead-letters",
     "aos.alerts",
+    "aos.settings",
 )
 
 ASKED_CHARS_MAX = 200  # of a request's text, unless payloads are stored
@@ -243,7 +244,7 @@ def _whole(name: str) -> Callable[[pa.RecordBatch, Places, bool], Parts]:
         columns = _same(rows)
         if name == "dead_letter" and not payloads:
             columns["body"] = pa.nulls(rows.num_rows, pa.binary())
-        if TABLES[name].replaced_by:
+        if TABLES[name].replaced_by or name == "setting":
             columns["log_offset"] = pa.array(places["log_offset"])
         return [(TABLES[name], columns)]
 
@@ -260,6 +261,7 @@ _PARTS: dict[str, Callable[[pa.RecordBatch, Places, bool], Parts]] = {
     "aos.strategies": _whole("strategy"),
     "aos.dead-letters": _whole("dead_letter"),
     "aos.alerts": _whole("alert"),
+    "aos.settings": _whole("setting"),
 }
 
 

@@ -238,6 +238,12 @@ STRATEGY = Table(
     ("name", "version"),
     replaced_by=("name", "version"),
 )
+SETTING = Table(
+    "setting",
+    "Settings changed at run time, all that was written; the view aos.settings has those that count",
+    (*all_of("setting"), _LOG),
+    ("version", "change", "name", "tenant"),
+)
 DEAD_LETTER = Table(
     "dead_letter",
     "Bytes that never became a request",
@@ -253,6 +259,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         REQUEST, DECISION, ATTEMPT, RESULT, NOTE, PAYLOAD, AGENT, BELIEF, PATTERN, STRATEGY, DEAD_LETTER, ALERT,
+        SETTING,
     )
 }  # fmt: skip
 

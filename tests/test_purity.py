@@ -89,7 +89,6 @@ LIBRARIES_BY_NAME = {
 # built in and not a function of what is given: the world outside, and numbers that differ from process to process
 WORLD = ("open", "print", "input", "breakpoint", "hash")
 SETS_BY_NAME = {
-    ("streams/allocate.py", "set(domains)"): "fills a dict that is asked by key",
     ("agents/registry_rows.py", "{agent.cell for agent in values}"): "fills a dict that is asked by key",
     ("analytics/mining.py", "set(one.members)"): "counted, then sorted",
 }
