@@ -36,9 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = arguments()
     registry = faults.load_all()
-    numbers = (
-        [int(one) for one in chosen.faults.split(",")] if chosen.faults else faults.of_suite(chosen.suite)
-    )
+    numbers = chosen_faults(chosen)
     not_run = {number: why for number in numbers if (why := registry[number].missing()) is not None}
     possible = [number for number in numbers if number not in not_run]
     slots = schedule(chosen.seed, possible, least_kills=KILLS if chosen.suite == "kill" else 0)
@@ -57,10 +55,17 @@ def main() -> int:
     return 3 if not_run and not chosen.allow_missing else 0
 
 
+def chosen_faults(chosen: argparse.Namespace) -> list[int]:
+    """The numbers that were named, a fault as often as it is named, else those of the suite."""
+    if chosen.faults == "none":
+        return []
+    return [int(one) for one in chosen.faults.split(",")] if chosen.faults else faults.of_suite(chosen.suite)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--suite", default="quick", help=", ".join([*faults.SUITES, "quick", "all"]))
-    parser.add_argument("--faults", default="", help="numbers instead of a suite, comma separated")
+    parser.add_argument("--faults", default="", help="numbers instead of a suite, comma separated, or none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--tasks", type=int, default=10_000, help="at least so many; it goes on while faults do"
@@ -72,6 +77,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--folder", default="", help="keep the run's files here")
     parser.add_argument("--bug", default="", help="run workers with this planted bug (tests.chaos.bugs)")
+    parser.add_argument(
+        "--patience", type=float, default=DRAIN_S, help="longest wait for the last request, s"
+    )
     parser.add_argument("--plan", action="store_true", help="print the schedule and end")
     return parser.parse_args()
 
@@ -95,7 +103,7 @@ def play(
         ran = [hit(stand, slot) for slot in slots]
         (folder / "enough").touch()
         wait_load(stand, chosen)
-        wait_quiet(stand)
+        wait_quiet(stand, chosen.patience)
         return report.whole(judge(stand), chosen.seed, ran, not_run)
 
 
@@ -142,13 +150,13 @@ def wait_load(stand: Stand, chosen: argparse.Namespace) -> None:
     stand.note("load-over")
 
 
-def wait_quiet(stand: Stand) -> None:
+def wait_quiet(stand: Stand, patience_s: float) -> None:
     """Until nothing is unfinished in SQL and no row has come for a while, or the limit is over: then the judge sees."""
     query = (
         "SELECT (SELECT count(*) FROM aos.unfinished), (SELECT count(*) FROM aos_data.attempt), "
         "(SELECT count(*) FROM aos_data.result), (SELECT count(*) FROM aos_data.decision)"
     )
-    ends, before, since = time.monotonic() + DRAIN_S, None, time.monotonic()
+    ends, before, since = time.monotonic() + patience_s, None, time.monotonic()
     while time.monotonic() < ends:
         with psycopg.connect(stand.settings.database_url, autocommit=True) as link:
             row = link.execute(query.encode()).fetchone()

@@ -18,6 +18,7 @@ from tests.chaos.stand import Stand
 STORE = "worker-keeping-0"
 CAUGHT_S = 20.0  # how long to lie in wait for a moment
 LOOK_S = 0.005
+READY_S = 30.0
 OF_STORE = "application_name = 'aos.store' AND pid <> pg_backend_pid()"
 
 
@@ -43,7 +44,7 @@ def killed(stand: Stand, target: str, kills: int) -> Injected:
     """A kill heals itself: the children's owner starts it again. Waits until all say that they are ready."""
     at = stand.killed_at
     names = stand.workers() if target == "all workers" else [target]
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + READY_S
     while not all(stand.ready(name, at) for name in names):
         if time.monotonic() > ends:
             return Injected(

@@ -225,7 +225,7 @@ def tenants_are_apart(evidence: Evidence) -> Iterator[str]:
             yield f"SQL: {row['id']} of {row['result_tenant']}, its request of {row['tenant']}, its topic of {owner}"
 
 
-def allowed(row: Row, owner: str) -> tuple[str, ...]:
+def allowed(row: Row, owner: str | None) -> tuple[str | None, ...]:
     """What a row may call its tenant: an agent's answer, which knows no tenant, may leave it blank."""
     return (owner, "") if row.get("kind") == "outcome" else (owner,)
 
@@ -287,6 +287,30 @@ def beliefs_are_earned(evidence: Evidence) -> Iterator[str]:
             yield f"{cell}: {row['count']:.2f} in the view, {in_sql.get(cell)} in SQL"
 
 
+def patterns_are_earned(evidence: Evidence) -> Iterator[str]:
+    """I9: no pattern rests on more than happened, no policy on what is not in the log or twice under one version."""
+    attempts = Counter(row["domain"] for row in evidence.rows("aos.experiences") if row["kind"] == "attempt")
+    for row in evidence.rows("aos.patterns"):
+        most = attempts[row["domain"]]
+        if row["support"] > most:
+            yield f"pattern of {row['domain']} rests on {row['support']}, the log has {most} attempts"
+    end = max((end for (topic, _), end in evidence.ends.items() if topic == "aos.experiences"), default=0)
+    said: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for row in evidence.rows("aos.strategies"):
+        said[row["name"], row["version"]].add(str(row["reason"]))
+        if row["version"] > end:
+            yield f"policy of {row['name']} rests on experiences before {row['version']}, the log ends at {end}"
+    for place, reasons in said.items():
+        if len(reasons) > 1:
+            yield f"policy {place} was published as {len(reasons)} different ones"
+
+
+def what_is_learned(evidence: Evidence) -> Iterator[str]:
+    """I9, all of it."""
+    yield from beliefs_are_earned(evidence)
+    yield from patterns_are_earned(evidence)
+
+
 def within_bounds(evidence: Evidence) -> Iterator[str]:
     """I10: memory and disk stay below their bounds."""
     most: dict[str, int] = {}
@@ -319,7 +343,7 @@ LAWS: dict[str, Law] = {
     "I6": store_has_all,
     "I7": tenants_are_apart,
     "I8": back_in_time,
-    "I9": beliefs_are_earned,
+    "I9": what_is_learned,
     "I10": within_bounds,
     "I11": secrets_are_kept,
 }

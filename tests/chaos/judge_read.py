@@ -30,6 +30,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "aos.outcomes": ("request_id", "step", "attempt", "agent", "status"),
     "aos.tasks": (*REQUEST, "step"),
     "aos.experiences": (*REQUEST, "kind", "step", "attempt", "agent", "task_kind", "score", "quarantined", "status"),
+    "aos.patterns": ("domain", "kind", "members", "support"),
+    "aos.strategies": ("name", "version", "evidence_count", "changed_at", "reason"),
     "aos.beliefs": ("domain", "task_kind", "agent", "count", "drift_count"),
 }  # fmt: skip
 WITH_TENANTS = ("aos.results",)
