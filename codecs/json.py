@@ -17,6 +17,8 @@ errors: AOS1002 too large, AOS1003 wrong type, AOS1004 missing, AOS1007 no JSON,
 from __future__ import annotations
 
 import datetime
+import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any
@@ -62,6 +64,7 @@ def parse(value: bytes, record: Record) -> msgspec.Struct:
         raise RecordError(_code(str(error)), str(error)[:300]) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise RecordError("AOS1007", str(error)[:300]) from error
+    _check_keys(value)
     return found
 
 
@@ -73,7 +76,11 @@ def parse_row(value: bytes, record: Record) -> tuple[msgspec.Struct, RecordError
         column = error.detail.rpartition(" - at `$.")[2].partition(".")[0].partition("[")[0].rstrip("`")
         if error.code != "AOS1014" or column not in record.schema.names or not record[column].nullable:
             raise
-        rest = msgspec.json.decode(value)
+        try:
+            rest = msgspec.json.decode(value)  # the first wrong value ended the first look: there may be more
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as worse:
+            raise RecordError("AOS1007", str(worse)[:300]) from worse
+        _check_keys(value)
         del rest[column]
         return parse(msgspec.json.encode(rest), record), RecordError(error.code, f"{column}: {error.detail}")
 
@@ -111,6 +118,26 @@ def objects(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 def dumps(batch: pa.RecordBatch) -> list[bytes]:
     """Each row as one JSON object."""
     return [msgspec.json.encode(row) for row in objects(batch)]
+
+
+_KEYS = re.compile(rb'"([^"\\]*)"\s*:')
+
+
+def _check_keys(value: bytes) -> None:
+    """Refuse an object that names a key twice: readers differ in which one counts. `value` is JSON."""
+    keys = _KEYS.findall(value)  # and some texts that look like keys
+    if len(set(keys)) < len(keys) or b"\\" in value:
+        try:
+            json.loads(value, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise RecordError("AOS1007", str(error)[:300]) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:64]!r} stands twice")
 
 
 def _array(values: list[Any], type: pa.DataType) -> pa.Array:

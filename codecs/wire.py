@@ -33,6 +33,7 @@ DEPTH_MAX = 4
 HEADER_RECORD = "aos-record"
 HEADER_VERSION = "aos-version"
 HEADER_CRC = "crc32c"
+HEADER_REFUSED = "aos-refused"  # in place of a message that could not be unpacked: a code and why
 
 _CONTINUATION = 0xFFFFFFFF
 _END = struct.pack("<Ii", _CONTINUATION, 0)
@@ -237,6 +238,10 @@ def _infinite(array: pa.Array) -> np.ndarray:
 def _check_headers(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> None:
     if len(value) > MESSAGE_BYTES_MAX:
         raise RecordError("AOS1002", f"{len(value)} bytes, at most {MESSAGE_BYTES_MAX}")
+    refused = message_headers.get(HEADER_REFUSED)
+    if refused is not None:
+        code = "AOS1002" if refused.startswith(b"AOS1002") else "AOS1001"
+        raise RecordError(code, refused[8:300].decode(errors="replace"))
     named = message_headers.get(HEADER_RECORD)
     if named is not None and named != record.name.encode():
         raise RecordError("AOS1003", f"a {named[:64]!r} on a topic of {record.name}")

@@ -39,7 +39,7 @@ class WireCodec:
         return wire.encode(rows, record_of(topic))
 
     def decode(self, topic: str, value: bytes, headers: Headers) -> pa.RecordBatch:
-        return wire.decode(value, headers, record_of(topic))
+        return wire.decode_by_name(value, headers, record_of(topic).name)
 
 
 def dead_letter(processor: str, raw: Raw, code: str, message: str, tenants: tuple[str, ...] = ()) -> Output:
@@ -54,7 +54,7 @@ def dead_letter(processor: str, raw: Raw, code: str, message: str, tenants: tupl
         "offset": raw.offset,
         "row": -1,
         "request_id": None,
-        "headers": json.dumps({k: base64.b64encode(v).decode() for k, v in raw.headers.items()})[:4096],
+        "headers": json.dumps({k: base64.b64encode(v or b"").decode() for k, v in raw.headers.items()})[:4096],
         "body": raw.value[:BODY_BYTES_MAX],
         "body_size": len(raw.value),
         "appended_at": raw.appended_at,

@@ -24,6 +24,7 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as drv
 from faust.types import TP
 
+from aos.streams.shell import unpack  # noqa: F401 (bounds what aiokafka unpacks)
 from aos.streams.shell.fatal import BROKEN, die
 from aos.streams.shell.flight import Flight
 from aos.streams.shell.options import Options

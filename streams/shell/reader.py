@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from aos.streams.processor import Raw
+from aos.streams.shell import unpack  # noqa: F401 (bounds what aiokafka unpacks)
 from aos.streams.shell.options import Options
 
 

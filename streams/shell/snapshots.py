@@ -11,8 +11,10 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import google_crc32c
+import msgspec
 import pyarrow as pa
 
 from aos.codecs.schemas import RECORDS
@@ -107,12 +109,12 @@ class Snapshots:
         """The newest valid snapshot of these very topics, or None."""
         async with self._lock:
             await self._scan()
-            found = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
-            usable = [m for m in found if m is not None and m.format == FORMAT and _same(m.ids, ids)]
+            slots = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
+            usable = [m for m in slots if m is not None and m.format == FORMAT and _same(m.ids, ids)]
             for manifest in sorted(usable, key=lambda m: m.rank, reverse=True):
                 body = await self._body(manifest)
-                if body is not None:
-                    return Snapshot(manifest, body)
+                if body is not None and _readable(found := Snapshot(manifest, body)):
+                    return found
                 log.warning(
                     "AOS9002: snapshot of %s/%d, slot %d, is damaged", processor, partition, manifest.slot
                 )
@@ -120,10 +122,12 @@ class Snapshots:
 
     async def _body(self, manifest: Manifest) -> bytes | None:
         count = -(-manifest.size // CHUNK_BYTES)
+        if count > len(self._chunks):
+            return None
         keys = [(manifest.processor, manifest.partition, manifest.slot, n) for n in range(count)]
         offsets = [self._chunks.get(key) for key in keys]
         records = await self._reader.at(SNAPSHOTS, PARTITION, [o for o in offsets if o is not None])
-        by_offset = {record.offset: record.value for record in records}
+        by_offset = {record.offset: record for record in records}
         try:
             body = b"".join(
                 _body_of(self._codec, by_offset[offset]) for offset in offsets if offset is not None
@@ -142,9 +146,7 @@ class Snapshots:
                 if chunk != MANIFEST:
                     self._chunks[(processor, partition, slot, chunk)] = record.offset
                 elif record.value is not None:
-                    text = json.loads(_body_of(self._codec, record.value))
-                    manifest = Manifest(**{**text, "parts": [(name, size) for name, size in text["parts"]]})
-                    self._manifests[(processor, partition, slot)] = manifest
+                    self._manifests[(processor, partition, slot)] = _manifest(_body_of(self._codec, record))
             except Exception as error:  # a foreign record must not stop a restore
                 log.warning("AOS9002: offset %d of %s: %s", record.offset, SNAPSHOTS, error)
         self._scanned = max(self._scanned, end)
@@ -157,9 +159,29 @@ class Snapshots:
         return Message(SNAPSHOTS, PARTITION, json.dumps(row[:4]).encode(), value, headers)
 
 
-def _body_of(codec: Codec, value: bytes) -> bytes:
-    body: bytes = codec.decode(SNAPSHOTS, value, {}).column("body")[0].as_py()
+def _body_of(codec: Codec, record: Any) -> bytes:
+    body: bytes = codec.decode(SNAPSHOTS, record.value, dict(record.headers)).column("body")[0].as_py()
     return body
+
+
+def _manifest(text: bytes) -> Manifest:
+    """The manifest in `text`; what is no manifest raises, so that its slot keeps the one it had."""
+    found = msgspec.json.decode(text, type=Manifest)
+    sizes = [size for _, size in found.parts]
+    if min(found.size, *sizes, 0) < 0 or sum(sizes) != found.size:
+        raise ValueError(f"parts of {sum(sizes)} bytes in a state of {found.size}")
+    return found
+
+
+def _readable(snapshot: Snapshot) -> bool:
+    """Whether its parts are what a dump writes: a checksum says only that they are what somebody wrote."""
+    try:
+        for rows in snapshot.batches().values():
+            rows.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
+        log.warning("AOS9002: %r", error)
+        return False
+    return True
 
 
 def _same(saved: Mapping[str, str], current: Mapping[str, str]) -> bool:

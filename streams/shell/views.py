@@ -107,8 +107,8 @@ class ViewService:
         view = self._views[raw.topic]
         try:
             rows = None if record.value is None else self._codec.decode(raw.topic, raw.value, raw.headers)
+            self.values[raw.topic] = view.apply(self.values[raw.topic], raw.key or b"", rows)
         except Exception as error:  # one bad message must not take the view from everybody
-            log.warning("view %s, offset %d was left out: %s", raw.topic, raw.offset, error)
+            log.warning("view %s, offset %d was left out: %r", raw.topic, raw.offset, error)
             return
-        self.values[raw.topic] = view.apply(self.values[raw.topic], raw.key or b"", rows)
         self.applied += 1
