@@ -52,6 +52,9 @@ RUN_BY = {
 # commands that no test runs, and why
 NOT_RUN = {
     "make test": "it is what runs this test",
+    "make chaos": "minutes of killing; tests/stack/test_chaos.py runs the command behind it with a small suite",
+    ".venv/bin/python -m tests.chaos.bugs": "twenty minutes; the laws are broken in tests/unit/test_chaos_judge.py",
+    ".venv/bin/python -m tests.chaos": "the negative control, run by tests/stack/test_chaos.py",
     "make bench": "40 minutes; what it reckons with is tested in tests/unit/test_benchmarks.py",
     "python examples/plain_client.py": "its parts one by one: `all`, which is run, plays the three of them",
     "pip install pyarrow confluent-kafka": "both are in uv.lock, and the example is run with them",

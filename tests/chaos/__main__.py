@@ -80,6 +80,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, default=DRAIN_S, help="longest wait for the last request, s"
     )
+    parser.add_argument(
+        "--naive", action="store_true", help="a naive Faust app in place of the workers: must fail"
+    )
     parser.add_argument("--plan", action="store_true", help="print the schedule and end")
     return parser.parse_args()
 
@@ -90,6 +93,8 @@ def stand_for(chosen: argparse.Namespace, folder: Path, slots: list[Slot]) -> St
     how: dict[str, Any] = {"links": "links" in needs, "services": ("one", "two"), "discount": 1.0}
     if chosen.bug:
         how["worker_program"] = (sys.executable, "-m", "tests.chaos.buggy_worker", "--bug", chosen.bug)
+    if chosen.naive:
+        how["worker_program"] = (sys.executable, "-m", "tests.chaos.naive")
     return Stand(folder, **how)
 
 
@@ -98,7 +103,8 @@ def play(
 ) -> dict[str, Any]:
     """One run: the stand, the load, the faults one after the other, quiet, the judge."""
     with stand_for(chosen, folder, slots) as stand:
-        wait_agents(stand)
+        if not chosen.naive:
+            wait_agents(stand)
         start_load(stand, chosen)
         ran = [hit(stand, slot) for slot in slots]
         (folder / "enough").touch()
