@@ -153,7 +153,7 @@ class Loop:
         done = take(items, out, began)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
-        self.gather.goes()
+        self.gather.goes(sum(output.rows.num_rows for output in out.rest))
         self.kit.metrics.rounds += 1
         self.kit.metrics.step_s += time.perf_counter() - began
         await self.send(out)

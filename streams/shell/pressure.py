@@ -45,21 +45,21 @@ class Pressure:
 
 
 class Pressed:
-    """A wait of `least_s` to `most_s` seconds: longer while the machine is busier than `BUSY`, else shorter.
+    """A wait of at least `least_s`: longer while the machine is busier than `BUSY`, else shorter.
 
     Whatever waits makes fewer and larger rounds, which cost about the same whatever is in them.
     """
 
     BUSY, CHANGE = 0.7, 1.15  # share of the machine in use that is aimed at; factor of one look at it
 
-    def __init__(self, least_s: float, most_s: float, pressure: Pressure | None = None) -> None:
-        self._least_s, self._most_s = least_s, most_s
+    def __init__(self, least_s: float, pressure: Pressure | None = None) -> None:
+        self._least_s = least_s
         self._pressure = pressure or Pressure()
         self._wait_s = least_s
 
-    def wait_s(self) -> float:
-        """How long to wait now."""
-        if self._least_s < self._most_s and self._pressure.look():
-            factor = self.CHANGE if self._pressure.busy > self.BUSY else 1 / self.CHANGE
-            self._wait_s = min(self._most_s, max(self._least_s, self._wait_s * factor))
+    def wait_s(self, most_s: float) -> float:
+        """How long to wait now; no longer than `most_s`."""
+        if self._least_s < most_s and self._pressure.look():
+            self._wait_s *= self.CHANGE if self._pressure.busy > self.BUSY else 1 / self.CHANGE
+        self._wait_s = min(most_s, max(self._least_s, self._wait_s))
         return self._wait_s

@@ -50,7 +50,7 @@ class Runner:
 
     def patience_s(self) -> float:
         waits = [loop.gather.quiet_s for loop in self.loops.values()] if self.kit.processor.edge else []
-        return max(waits, default=self.kit.patience.wait_s())
+        return max(waits, default=self.kit.patience_s)
 
     def feed(self, bundle: Bundle) -> None:
         loop = self.loops.get(bundle.partition)

@@ -72,7 +72,7 @@ class SinkRunner:
         return item is not None and not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
 
     def patience_s(self) -> float:
-        return self.kit.patience.wait_s()
+        return self.kit.patience_s
 
     def feed(self, bundle: Bundle) -> None:
         item = self.inputs.get(bundle.tp)

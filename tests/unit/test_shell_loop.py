@@ -97,7 +97,7 @@ def given(world: World) -> Given:
         tick = (lambda partition, now: rows(-1)) if law is Law.FOLD else None
         processor = Processor("toy", law, tuple(topics), ("out",), lambda p: [], step, views, edge, tick=tick)
         kit = Kit(
-            processor, Options("", **more), Codec(), world, mock.Mock(), Views(), 7, lambda: world, Metrics(),
+            processor, Options("", **{"round_s": 5.0, **more}), Codec(), world, mock.Mock(), Views(), 7, lambda: world, Metrics(),
             lambda topic: 1 << 20, age,
         )  # type: ignore[arg-type]  # fmt: skip
         loop = Loop(kit, 0, [Input(topic, TP(topic, 0), 0, c) for topic in topics], [])
@@ -390,6 +390,25 @@ def test_gather_waits_longer_while_the_machine_is_busy_and_shorter_while_it_is_n
     assert live(1.9, 10) == 0.4
     assert live(1.0, 20) == pytest.approx(0.1)
     assert inner.wait_s == 0.05, "only edges set the pace"
+
+
+def test_gather_waits_longest_only_after_rounds_of_many_rows() -> None:
+    now = 0.0
+    pressure = Pressure(lambda: (1.9 * now, 2 * now), lambda: now)
+    options = Options("", gather_max_s=0.2, gather_much_s=0.5, gather_much_rows=200)
+    gather = Gather(options, pressure=pressure, clock=lambda: now)
+
+    def live(rows: int, seconds: float) -> float:
+        nonlocal now
+        for _ in range(round(seconds / 0.05)):
+            gather.goes(rows)
+            now += 0.05
+            gather.acked()
+        return gather.wait_s
+
+    assert live(199, 10) == 0.2
+    assert live(200, 10) == 0.5
+    assert live(199, 0.05) == 0.2
 
 
 def test_pressure_is_told_by_the_counters_of_this_machine() -> None:
