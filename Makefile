@@ -64,6 +64,9 @@ simulate: $(STAMP) ## the whole topology in memory under seeded crashes and dela
 chaos: $(STAMP) ## the real stack under a seeded schedule of faults and an independent judge; ARGS="--suite kill --seed 1"
 	@exec $(GUARD) $(VENV)/python -m tests.chaos $(ARGS)
 
+fuzz: $(STAMP) ## hostile input at every codec and input topic; ARGS="--inputs 2000000 --seed 1 --json"
+	@exec $(GUARD) $(VENV)/python -m tests.fuzz $(ARGS)
+
 clean: ## remove the environment and what tools left in the checkout; the download cache stays
 	@rm -rf $(ARGS) .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """The whole step of encode and admit, with their gather: what a fetch of hostile messages becomes.
 
-Nothing may raise; each row is accounted for: it is in an inner log or named in a dead letter, never both, never neither.
+Nothing may raise; each row is accounted for: it is in an inner log or named in a dead letter, and not in both.
 """
 
 from __future__ import annotations

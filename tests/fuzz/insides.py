@@ -19,7 +19,7 @@ from aos.codecs import wire
 from aos.codecs.schemas import RECORDS
 from aos.codecs.topics import record_of
 from aos.streams import views
-from aos.streams.shell.codec import SNAPSHOTS, WireCodec
+from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.options import Options
 from aos.streams.shell.snapshots import Manifest, Snapshot, Snapshots, pack
 from aos.streams.shell.views import ViewService

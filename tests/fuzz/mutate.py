@@ -279,7 +279,8 @@ def _none(rng: Random, fields: list[Any], columns: list[Any], place: int) -> Non
 
 
 CHANGES: tuple[Callable[[Random, list[Any], list[Any], int], None], ...] = (
-    _drop, _rename, _twice, _swap, _nulls, _nulls, _not_finite, _not_finite, _retype, _retype, _extend, _more, _repeat, _none,
+    _drop, _rename, _twice, _swap, _nulls, _nulls, _not_finite, _not_finite, _retype, _retype, _extend,
+    _more, _repeat, _none,
 )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _equal(a: Any, b: pa.Array) -> bool:
     return bool(whole.equals(pa.chunked_array([b], b.type))) or str(whole.to_pylist()) == str(b.to_pylist())
 
 
-def fits(rows: pa.RecordBatch, schema: pa.Schema, bad: Mapping[int, Any] = {}) -> list[str]:  # noqa: B006
+def fits(rows: pa.RecordBatch, schema: pa.Schema, bad: Mapping[int, Any] = {}) -> list[str]:
     """Whether rows, but those in `bad`, are of the schema, valid, without forbidden nulls, and finite."""
     if not rows.schema.equals(schema):
         return ["another schema"]
@@ -203,7 +203,7 @@ def json_row(value: bytes, row: Mapping[str, Any], schema: pa.Schema, lost: str 
     return wrong
 
 
-def _says(said: Any, got: Any, type: pa.DataType, path: str) -> list[str]:  # noqa: PLR0911
+def _says(said: Any, got: Any, type: pa.DataType, path: str) -> list[str]:
     types = pa.types
     if isinstance(type, pa.BaseExtensionType):
         type = type.storage_type
@@ -230,7 +230,7 @@ def _says(said: Any, got: Any, type: pa.DataType, path: str) -> list[str]:  # no
     return [] if _value(said, got, type) else [f"{path}: {str(said)[:40]!r} became {str(got)[:40]!r}"]
 
 
-def _value(said: Any, got: Any, type: pa.DataType) -> bool:  # noqa: PLR0911
+def _value(said: Any, got: Any, type: pa.DataType) -> bool:
     types = pa.types
     if types.is_boolean(type):
         return isinstance(said, bool) and said == got

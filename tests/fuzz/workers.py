@@ -85,7 +85,14 @@ class _Share:
     """One worker's inputs: `number`, `number` + jobs, …"""
 
     def __init__(
-        self, seed: int, inputs: int, number: int, jobs: int, targets: list[Target], corpus: Corpus, folder: Path
+        self,
+        seed: int,
+        inputs: int,
+        number: int,
+        jobs: int,
+        targets: list[Target],
+        corpus: Corpus,
+        folder: Path,
     ) -> None:
         self.seed, self.inputs, self.jobs, self.targets, self.corpus = seed, inputs, jobs, targets, corpus
         self.journal = folder / f"journal-{os.getpid()}-{number}"
@@ -178,7 +185,9 @@ def _work(share: _Share, index: int) -> int:
                 target, messages = made(share.seed, index, share.targets, share.corpus)
                 entry = msgspec.msgpack.encode((target.name, messages))
                 os.pwrite(journal, index.to_bytes(8, "little") + len(entry).to_bytes(8, "little") + entry, 0)
-                before = max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # making is no decoding
+                before = max(
+                    peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                )  # making is no decoding
                 kind, why = _one(target, messages)
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 if peak - before > RISE_KIB:
