@@ -26,7 +26,8 @@ from tests.chaos.observe import disk_bytes
 from tests.chaos.schedule import KILLS, Slot, schedule
 from tests.chaos.stand import ROOT, SECRET, Stand
 
-DRAIN_S = 180.0
+DRAIN_S = 1200.0  # whatever comes
+PATIENCE_S = 60.0
 CALM_S = 6.0  # without a new row: what is learned is published by then
 JUDGE_S = 600.0
 AGENTS_S = 30.0
@@ -77,9 +78,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--folder", default="", help="keep the run's files here")
     parser.add_argument("--bug", default="", help="run workers with this planted bug (tests.chaos.bugs)")
-    parser.add_argument(
-        "--patience", type=float, default=DRAIN_S, help="longest wait for the last request, s"
-    )
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="longest wait for a new row, s")
     parser.add_argument(
         "--naive", action="store_true", help="a naive Faust app in place of the workers: must fail"
     )
@@ -141,6 +140,7 @@ def hit(stand: Stand, slot: Slot) -> dict[str, Any]:
     stand.note("fault-begins", number=slot.number, seed=slot.seed)
     injected = fault.inject(stand, Random(slot.seed))
     stand.wait_ready()
+    stand.wait_work()  # one fault after the other: that of two at once is a fault of its own
     said = {"number": slot.number, "name": fault.name, **asdict(injected)}
     stand.note("fault", **said)
     print(f"{slot.number:>2} {fault.name}: {injected.target} {injected.detail}", file=sys.stderr, flush=True)
@@ -162,8 +162,8 @@ def wait_quiet(stand: Stand, patience_s: float) -> None:
         "SELECT (SELECT count(*) FROM aos.unfinished), (SELECT count(*) FROM aos_data.attempt), "
         "(SELECT count(*) FROM aos_data.result), (SELECT count(*) FROM aos_data.decision)"
     )
-    ends, before, since = time.monotonic() + patience_s, None, time.monotonic()
-    while time.monotonic() < ends:
+    ends, before, since = time.monotonic() + DRAIN_S, None, time.monotonic()
+    while time.monotonic() < min(ends, since + patience_s):
         with psycopg.connect(stand.settings.database_url, autocommit=True) as link:
             row = link.execute(query.encode()).fetchone()
         assert row is not None

@@ -62,6 +62,19 @@ class InHand:
                 found[group, place.topic, place.partition] = end
         return found
 
+    def results(self) -> int:
+        """How many messages of results there are; 0 where the broker does not say."""
+        settings, found = self._settings, 0
+        try:
+            for tenant in settings.tenants:
+                name = settings.prefix + tenant_topic("aos.results", tenant)
+                for number in range(settings.partitions):
+                    place = TopicPartition(name, number)
+                    found += self._consumer("store").get_watermark_offsets(place, timeout=10)[1]
+        except KafkaException:
+            return 0
+        return found
+
     def has(self, process: str, ends: Ends) -> bool:
         """Whether the group has not committed all of that; False where the broker does not say."""
         try:

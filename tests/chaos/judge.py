@@ -56,6 +56,7 @@ def verdict(found: Evidence) -> dict[str, Any]:
         "lost": len(judge_laws.lost(found)),
         "duplicated": len(judge_laws.duplicated(found)),
         "ghost": len(judge_laws.ghosts(found)),
+        "too_slow": sum(1 for row in found.rows("aos.results") if row["code"] in judge_laws.SLOW),
         "sent_again": sum(sent.sends - 1 for sent in found.sent.values()),
         "repeated_results": len(found.rows("aos.results")) - len(judge_laws.finals(found)),
         **percentiles([item.seconds for item in every if item.seconds is not None]),

@@ -12,6 +12,10 @@ from tests.chaos.judge_recovery import recoveries
 
 SAID = ("status", "code", "payload", "agents", "attempts", "cost_usd_micros", "finished_at", "latency_us")
 STORED = ("aos.ledger", "aos.decisions", "aos.experiences")  # what the store reads in every run
+SLOW = (
+    "AOS3002",
+    "AOS3003",
+)  # an attempt's time, the request's deadline: an end, and counted, but no wrong answer
 RSS_MAX = {"worker": 1 << 30, "service": 512 << 20, "kafka": 2 << 30, "postgres": 2 << 30, "load": 512 << 20}
 DISK_MAX = 16 << 30
 
@@ -92,7 +96,7 @@ def one_end(evidence: Evidence) -> Iterator[str]:
         sent = evidence.sent.get(place)
         if sent is not None and sent.expect is not None:
             payload = (row["payload"] or b"").decode("utf-8", "replace")
-            if row["status"] != "ok" or payload != sent.expect:
+            if row["code"] not in SLOW and (row["status"] != "ok" or payload != sent.expect):
                 yield f"{place} ended {row['status']} ({row['code']}) with {payload[:60]!r}, not {sent.expect[:60]!r}"
     for place, numbers in rounds.items():
         if sorted(numbers) != list(range(len(numbers))):

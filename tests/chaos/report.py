@@ -66,5 +66,6 @@ def figures_of(report: dict[str, Any]) -> list[str]:
         f"seed {report['seed']}: {report['tasks']} tasks, {report['acknowledged']} acknowledged, "
         f"{report['faults']} faults, {report['kills']} kills",
         f"lost {report['lost']}, duplicated {report['duplicated']}, ghost {report['ghost']}, "
-        f"results said again {report['repeated_results']}; recovery s: {recovery}",
+        f"results said again {report['repeated_results']}, "
+        f"failed for being slow {report['too_slow']}; recovery s: {recovery}",
     ]

@@ -249,6 +249,15 @@ class Stand:
             time.sleep(0.1)
         return True
 
+    def wait_work(self, limit_s: float = BACK_S) -> bool:
+        """Wait until another result is written; False when none is in time."""
+        before, ends = self.in_hand.results(), time.monotonic() + limit_s
+        while self.in_hand.results() <= before:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.1)
+        return True
+
     # ── faults ────────────────────────────────────────────────────────────────────────────────────
 
     def kill(self, name: str) -> bool:
