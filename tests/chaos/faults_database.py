@@ -44,7 +44,7 @@ def killed(stand: Stand, random: Random) -> Injected:
         stand.start_database()
         healed = time.time()
         time.sleep(random.uniform(1.0, 3.0))
-    return Injected(began, healed, "postgres", outage=2.0, recovery_limit_s=10.0, detail="3 kills")
+    return Injected(began, healed, "postgres", recovery_limit_s=10.0, detail="3 kills")
 
 
 def away(stand: Stand, random: Random) -> Injected:

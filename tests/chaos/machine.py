@@ -6,6 +6,7 @@ control groups are its own, processes are the stand's.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import os
 import shutil
@@ -67,13 +68,17 @@ class SmallDisk:
         shutil.rmtree(aside)
 
     def fill(self) -> int:
-        """Leave not a byte; how many the balloon took."""
-        free = os.statvfs(self.folder)
-        size = free.f_bavail * free.f_frsize
-        if size:
-            with self._balloon.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        return size
+        """Leave not a page; how many bytes the balloon took. Others may write at the same time."""
+        took = 0
+        balloon = os.open(self._balloon, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            for size in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):  # the one that says that it is full
+                    while True:
+                        took += os.write(balloon, bytes(size))
+        finally:
+            os.close(balloon)
+        return took
 
     def free(self) -> None:
         """Give the space back."""
