@@ -97,15 +97,15 @@ def test_settings_change_while_tasks_flow_and_a_restart_keeps_them(
             assert changed(settings, "rollback", "1") == 3
             back = decided_under(up, 3)
         measure(f"a setting decided {took:.1f} s after it was set, a rollback after {back:.1f} s")
-        # who was named: one candidate under version 2, as many as there are before and after
-        named = "SELECT max(cardinality(candidate_agents)) FROM aos.decisions WHERE "
+        named = "SELECT min(cardinality(candidate_agents)) FROM aos.decisions WHERE "
+        assert sql_until(up, named + f"{VERSION} = 0", bool) == [(2,)]
+        assert sql_until(up, named + f"{VERSION} = 2", bool) == [(1,)]
         in_force = replace(settings, trial_floor=0.05, candidates_max=1)
         number = settings_version(Views(settings=in_force)) + 2
         (whole,) = sql_until(
             up, f"SELECT count(*) FROM aos.decisions WHERE settings_version = {number}", bool
         )
         assert whole[0], "the number is that of the settings in force and their version"
-        assert sql_until(up, named + f"{VERSION} = 2", bool)[0][0] is not None
         history = sql_until(
             up, "SELECT version, name, value FROM aos.settings ORDER BY version", lambda r: len(r) > 2
         )
