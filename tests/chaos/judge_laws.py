@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from tests.chaos.journal import ACKNOWLEDGED, REFUSED
-from tests.chaos.judge_read import Evidence, Row, tenant_of
+from tests.chaos.judge_read import Evidence, Row, rows_of, tenant_of
 from tests.chaos.judge_recovery import recoveries
 
 SAID = ("status", "code", "payload", "agents", "attempts", "cost_usd_micros", "finished_at", "latency_us")
@@ -16,6 +19,7 @@ SLOW = (
     "AOS3002",
     "AOS3003",
 )  # an attempt's time, the request's deadline: an end, and counted, but no wrong answer
+WORDS = re.compile(rb"[\w.:-]+")
 RSS_MAX = {"worker": 1 << 30, "service": 512 << 20, "kafka": 2 << 30, "postgres": 2 << 30, "load": 512 << 20}
 DISK_MAX = 16 << 30
 
@@ -34,18 +38,21 @@ def finals(evidence: Evidence) -> dict[tuple[str, str, int], set[tuple[Any, ...]
 
 def dead(evidence: Evidence) -> set[Place]:
     """Requests that are dead letters, by tenant and the id in their bytes."""
-    by_body: dict[bytes, Place] = {}
-    letters = [
-        row for row in evidence.rows("aos.dead-letters") if (row["topic"] or "").startswith("aos.requests")
-    ]
-    for tenant, id in evidence.sent if letters else ():
-        by_body[f'"{id}"'.encode()] = (tenant, id)
-    found = set()
-    for row in letters:
-        for quoted, place in by_body.items():
-            if quoted in (row["body"] or b"") and place[0] == row["tenant"]:
-                found.add(place)
-    return found
+    found: set[Place] = set()
+    for letter in evidence.rows("aos.dead-letters"):
+        if (letter["topic"] or "").startswith("aos.requests"):
+            found |= {(letter["tenant"], id) for id in ids_in(letter)}
+    return found & set(evidence.sent)
+
+
+def ids_in(letter: Row) -> set[str]:
+    """The client's ids in a dead letter: of its row where one is named, of all that can be read else."""
+    body, row = letter["body"] or b"", letter.get("row", -1)
+    try:
+        rows = rows_of(body, ("id",))
+    except (pa.ArrowException, ValueError, OSError):
+        return {word.decode() for word in WORDS.findall(body)}
+    return {str(one["id"]) for number, one in enumerate(rows) if row in (-1, number)}
 
 
 def lost(evidence: Evidence) -> list[Place]:
