@@ -19,7 +19,7 @@ SHELL := $(shell command -v setpriv)
 .SHELLFLAGS := --pdeathsig KILL /bin/bash -euo pipefail -c
 endif
 
-.PHONY: help setup demo up test test-long lint bench golden simulate chaos clean
+.PHONY: help setup demo up test test-long lint bench golden simulate fuzz chaos clean
 
 help: ## list the targets
 	@echo 'make TARGET [ARGS="…"]  (ARGS goes to the command behind the target)'

@@ -51,6 +51,50 @@ def fit(
     return pa.RecordBatch.from_arrays(columns, schema=record.schema), bad
 
 
+def check_empty(rows: pa.RecordBatch) -> None:
+    """Refuse lists and texts without elements that begin somewhere behind their values.
+
+    Full validation does not look at the offsets of an empty array, and pyarrow aborts the process when it flattens
+    such a list. `rows` has rows, so only what stands below a list can be empty.
+    """
+    for column, type in zip(rows.columns, rows.schema.types, strict=True):
+        if type.num_fields and not _shallow(type):
+            _check_below(column)
+
+
+def _shallow(type: pa.DataType) -> bool:
+    """A list of numbers: nothing below it has offsets."""
+    return type.num_fields == 1 and bool(pa.types.is_primitive(type.field(0).type))
+
+
+def _check_below(array: pa.Array) -> None:
+    type = array.type
+    if isinstance(array, pa.ExtensionArray):
+        _check_below(array.storage)
+    elif pa.types.is_struct(type):
+        for index in range(type.num_fields):
+            _check_below(array.field(index))
+    elif type.num_fields:
+        _check_start(array, len(array.values))
+        _check_below(array.values)
+    elif len(array) == 0 and (held := array.buffers())[1:] and not pa.types.is_primitive(type):
+        _check_start(array, held[2].size if len(held) > 2 and held[2] is not None else 0)
+
+
+def _check_start(array: pa.Array, most: int) -> None:
+    type = array.type
+    if len(array) or pa.types.is_fixed_size_list(type) or pa.types.is_fixed_size_binary(type):
+        return  # looked at by pyarrow, or without offsets
+    large = pa.types.is_large_list(type) or pa.types.is_large_string(type) or pa.types.is_large_binary(type)
+    width = 8 if large else 4
+    held = array.buffers()[1]
+    if held is None or held.size < (array.offset + 1) * width:
+        return
+    first = int(np.frombuffer(held, f"i{width}", 1, array.offset * width)[0])
+    if not 0 <= first <= most:
+        raise RecordError("AOS1001", f"an empty {str(type)[:64]} begins at {first} of {most}")
+
+
 def _check(rows: pa.RecordBatch, record: Record) -> None:
     """What Arrow does not check of rows that have the record's schema already: nulls where none may be."""
     for index in record.required:

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from aos.codecs.errors import RecordError
 from aos.codecs.fields import Record
-from aos.codecs.fit import fit
+from aos.codecs.finite import finite
+from aos.codecs.fit import check_empty, fit
 from aos.codecs.schemas import RECORDS
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # the broker's message.max.bytes; edge topics are smaller (topics.py)
@@ -111,9 +112,7 @@ def decode_together(
         # as batches, not as one table of as many chunks, and without threads: half the time
         with pa.ipc.open_stream(pa.py_buffer(b"".join(parts)), options=_ALONE) as reader:
             found = list(reader)
-        for one in found:
-            one.validate(full=True)
-        batch = _one(found, record.schema)
+        batch = _one(_valid(found), record.schema)
         fit(batch, record, same=True)
         return None if finite(batch, record) or batch.num_rows != sum(counts) else (batch, counts)
     except (RecordError, *_UNREADABLE):
@@ -146,11 +145,20 @@ def _read(
                 schema = reader.schema
                 _check_types(schema)
                 found = list(reader)
-        for batch in found:
-            batch.validate(full=True)
+        found = _valid(found)
     except _UNREADABLE as error:
         raise RecordError("AOS1001", _first_line(error)) from error
     return _one(found, schema), same and _is_solid(value, places, record), same
+
+
+def _valid(found: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Those that have rows, validated in full, also where pyarrow does not look."""
+    for batch in found:
+        batch.validate(full=True)
+    found = [batch for batch in found if batch.num_rows]
+    for batch in found:
+        check_empty(batch)
+    return found
 
 
 def _is_solid(value: bytes, places: Sequence[tuple[int, int]], record: Record) -> bool:
@@ -169,70 +177,6 @@ def decode_by_name(value: bytes, message_headers: Mapping[str, bytes], name: str
     if bad:
         raise RecordError("AOS1005", f"row {min(bad)}: column {bad[min(bad)]}")
     return rows
-
-
-def finite(rows: pa.RecordBatch, record: Record) -> dict[int, str]:
-    """Rows of `record` that hold a NaN or an infinity, with the column's name."""
-    bad: dict[int, str] = {}
-    for index in record.floating:
-        column = rows.column(index)
-        if len(column) and not _all_finite(column):
-            for row in np.flatnonzero(_infinite(column)):
-                bad.setdefault(int(row), record.fields[index].name)
-    return bad
-
-
-def _all_finite(array: pa.Array) -> bool:
-    """Whether every number in memory is finite, those under nulls too: quick, and a No is looked at again."""
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    if pa.types.is_struct(array.type):
-        return all(_all_finite(array.field(i)) for i in range(array.type.num_fields))
-    if array.type.num_fields:
-        return _all_finite(array.values)
-    if not pa.types.is_floating(array.type):
-        return True
-    values = _numbers(array)
-    if array.type.bit_width == 16 and len(values) % 4 == 0 and values.ctypes.data % 8 == 0:
-        # an infinite half float has all exponent bits set: one more carries into the top bit; four at once
-        lanes = (values.view(np.uint64) & _HALF_EXPONENTS) + _HALF_ONES
-        return not int(np.bitwise_or.reduce(lanes, initial=0)) & _HALF_TOPS
-    return bool(np.isfinite(values).all())
-
-
-_HALF_EXPONENTS = np.uint64(0x7C007C007C007C00)
-_HALF_ONES = np.uint64(0x0400040004000400)
-_HALF_TOPS = 0x8000800080008000
-
-
-def _numbers(array: pa.Array) -> np.ndarray:
-    """A float array's memory, whatever stands under its nulls."""
-    width = array.type.bit_width // 8
-    buffer = array.buffers()[1]
-    if buffer is None:
-        return np.zeros(0, f"f{width}")
-    found: np.ndarray = np.frombuffer(buffer, f"f{width}", len(array), array.offset * width)
-    return found
-
-
-def _infinite(array: pa.Array) -> np.ndarray:
-    """For each element whether it holds a NaN or an infinity that is not under a null."""
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    if pa.types.is_struct(array.type):
-        flags: np.ndarray = np.zeros(len(array), bool)
-        for index in range(array.type.num_fields):
-            flags |= _infinite(array.field(index))
-        return np.asarray(flags & valid)
-    if array.type.num_fields:
-        items = np.concatenate([[0], np.cumsum(_infinite(array.flatten()))])
-        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        return np.asarray(items[ends[1:]] > items[ends[:-1]])
-    if not pa.types.is_floating(array.type):
-        return np.zeros(len(array), bool)
-    return np.asarray(~np.isfinite(_numbers(array)) & valid)
 
 
 def _check_headers(value: bytes, message_headers: Mapping[str, bytes], record: Record) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from aos.codecs import json as objects
@@ -144,3 +145,35 @@ def test_a_snapshot_whose_own_checksum_fails_is_passed_over() -> None:
     log = log_of(0, 1)
     log.records[3].value = log.records[3].value.replace(b'"aos.ledger": 11', b'"aos.ledger": 31')
     assert restored(log) == 10
+
+
+def test_an_empty_list_that_begins_behind_its_values_is_harmless() -> None:
+    """pyarrow validates it and aborts the process when it flattens it."""
+    batch = pa.record_batch({"require": [["x"]]})
+    one, none = (1).to_bytes(8, "little"), bytes(8)
+    value = stream(batch, 0, 1).replace(one, none)  # the lengths of all arrays
+    broken = pa.ipc.open_stream(value).read_next_batch()
+    broken.validate(full=True)
+    assert (len(broken), broken.column(0).offset, len(broken.column(0).values)) == (0, 0, 0)
+    rows, bad = wire.decode_rows(value, {}, REQUEST)
+    assert (rows.num_rows, bad) == (0, {})
+
+
+def test_an_empty_list_below_a_list_that_begins_behind_its_values_is_refused() -> None:
+    step = pa.struct(
+        [pa.field("name", pa.string(), nullable=False), pa.field("after", pa.list_(pa.string()))]
+    )
+    batch = pa.record_batch({"id": ["a"], "steps": pa.array([[]], pa.list_(step))})
+    with pytest.raises(RecordError, match="AOS1001"):
+        wire.decode_rows(stream(batch, 1, 6), {}, REQUEST)
+
+
+def stream(batch: pa.RecordBatch, column: int, buffer: int) -> bytes:
+    """A stream of `batch` in which the offsets at `buffer` of a column begin at 16."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    value = sink.getvalue()
+    offsets = pa.ipc.open_stream(value).read_next_batch().column(column).buffers()[buffer]
+    at = offsets.address - value.address
+    return value[:at].to_pybytes() + (16).to_bytes(4, "little") + value[at + 4 :].to_pybytes()
