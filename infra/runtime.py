@@ -176,5 +176,8 @@ def _write_status(worker: Worker, path: Path) -> None:
         }
     )
     temporary = path.with_suffix(".new")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:  # a full disk: who only watches us must not end us
+        log.warning("the status was not written: %s", error)
