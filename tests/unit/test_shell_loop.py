@@ -96,8 +96,9 @@ def given(world: World) -> Given:
         edge, views, age = more.pop("edge", False), more.pop("views", ()), more.pop("age", lambda: 0.0)
         tick = (lambda partition, now: rows(-1)) if law is Law.FOLD else None
         processor = Processor("toy", law, tuple(topics), ("out",), lambda p: [], step, views, edge, tick=tick)
+        options = Options("", **{"round_s": 5.0, **more})  # time to step all, on a busy machine too
         kit = Kit(
-            processor, Options("", **{"round_s": 5.0, **more}), Codec(), world, mock.Mock(), Views(), 7, lambda: world, Metrics(),
+            processor, options, Codec(), world, mock.Mock(), Views(), 7, lambda: world, Metrics(),
             lambda topic: 1 << 20, age,
         )  # type: ignore[arg-type]  # fmt: skip
         loop = Loop(kit, 0, [Input(topic, TP(topic, 0), 0, c) for topic in topics], [])
