@@ -77,7 +77,7 @@ IMPURE = ("streams/shell/", "agents/sdk/", "agents/builtin/", "agents/__init__.p
 LIBRARIES = {
     "__future__", "aos", "array", "base64", "collections", "dataclasses", "enum", "functools", "google_crc32c",
     "hashlib", "hdbscan", "heapq", "hmac", "itertools", "json", "math", "msgspec", "numpy", "polars", "pyarrow",
-    "river", "struct", "typing", "zlib",
+    "re", "river", "struct", "typing", "zlib",
 }  # fmt: skip
 LIBRARIES_BY_NAME = {
     ("codecs/json.py", "datetime"): "ISO 8601 text of given times; no clock",

@@ -40,7 +40,8 @@ def main() -> int:
         folder = Path(name)
         found = [] if chosen.no_bombs else bombs.run(folder)
         with workers.planted(chosen.plant) if chosen.plant else nullcontext():
-            tally = workers.run(chosen.seed, chosen.inputs, wanted, corpus, chosen.jobs, folder)
+            kept = folder / "found" if chosen.plant else workers.FOUND
+            tally = workers.run(chosen.seed, chosen.inputs, wanted, corpus, chosen.jobs, folder, kept)
     report = {
         "seed": chosen.seed, "inputs": tally.inputs, "crashes": tally.crashes, "hangs": tally.hangs,
         "silent_accepts": tally.silent_accepts, "seconds": round(time.monotonic() - began, 1),

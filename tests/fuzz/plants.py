@@ -85,3 +85,8 @@ PLANTS: dict[str, Callable[[], Undo]] = {
     for one in (no_checksum, no_nulls, no_finiteness, no_types, no_keys, lost_rows, crash, hang)
 }
 SEEN_AS = dict.fromkeys(PLANTS, "silent_accepts") | {"crash": "crashes", "hang": "hangs"}
+# a target that meets the fault soon; all, where nothing stands here
+WHERE: dict[str, tuple[str, ...]] = dict.fromkeys(PLANTS, ()) | {
+    "no-keys": ("--target", "json"),
+    "lost-rows": ("--target", "admit"),
+}

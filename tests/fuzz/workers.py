@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from tests.fuzz.targets import Corpus, Target
@@ -32,6 +34,7 @@ HANG_WALL_S = 30.0
 ROOM_BYTES = 2 << 30  # address space beyond what a worker has at its start
 RISE_KIB = 256 * 1024
 KEPT_MAX = 20  # files a run; more of the same kind teach nothing
+KINDS = ("refused", "accepted", "found")
 
 
 class Hang(BaseException):
@@ -67,11 +70,19 @@ def made(seed: int, index: int, targets: list[Target], corpus: Corpus) -> tuple[
     return target, target.make(rng, corpus)
 
 
-def run(seed: int, inputs: int, targets: list[Target], corpus: Corpus, jobs: int, folder: Path) -> Tally:
-    """All inputs of a seed, dealt to `jobs` workers in turn."""
+def run(
+    seed: int,
+    inputs: int,
+    targets: list[Target],
+    corpus: Corpus,
+    jobs: int,
+    folder: Path,
+    found: Path = FOUND,
+) -> Tally:
+    """All inputs of a seed, dealt to `jobs` workers in turn; `found`: where what goes wrong is kept."""
     tally = Tally()
     folder.mkdir(parents=True, exist_ok=True)
-    shares = [_Share(seed, inputs, number, jobs, targets, corpus, folder) for number in range(jobs)]
+    shares = [_Share(seed, inputs, number, jobs, targets, corpus, folder, found) for number in range(jobs)]
     while any(not share.done for share in shares):
         time.sleep(0.05)
         for share in shares:
@@ -93,12 +104,15 @@ class _Share:
         targets: list[Target],
         corpus: Corpus,
         folder: Path,
+        found: Path,
     ) -> None:
         self.seed, self.inputs, self.jobs, self.targets, self.corpus = seed, inputs, jobs, targets, corpus
         self.journal = folder / f"journal-{os.getpid()}-{number}"
         self.results = folder / f"results-{os.getpid()}-{number}"
         self.results.write_bytes(b"")
-        self.done = False
+        # shared with the worker, so that a crash takes no count with it
+        self.counts = np.frombuffer(mmap.mmap(-1, 8 * len(targets) * len(KINDS)), np.int64)
+        self.found, self.done = found, False
         self._start(number)
 
     def _start(self, index: int) -> None:
@@ -145,27 +159,27 @@ class _Share:
         target, _ = msgspec.msgpack.decode(entry[16 : 16 + size], type=tuple[str, Any])
         tally.found(target, what, index, why)
         tally.inputs += 1
-        keep(f"{what}-{target}-{self.seed}-{index}", entry[16 : 16 + size])
+        self.keep(f"{what}-{target}-{self.seed}-{index}", entry[16 : 16 + size])
         self._start(index + self.jobs)
+
+    def keep(self, name: str, entry: bytes) -> None:
+        """Keep an input for a reader: (target, [(topic, value, headers)]) as msgpack."""
+        self.found.mkdir(exist_ok=True)
+        if len(list(self.found.glob("*.msgpack"))) < KEPT_MAX:
+            (self.found / f"{name}.msgpack").write_bytes(entry)
 
     def collect(self, tally: Tally) -> None:
         """Add what the workers of this share wrote down."""
         for line in self.results.read_bytes().splitlines():
             kind, target, index, why = msgspec.json.decode(line)
-            if kind == "count":
-                tally.inputs += index
-                tally.add(target, why, index)
-            else:
-                tally.found(target, kind, index, why)
+            tally.found(target, kind, index, why)
+        tally.inputs += int(self.counts.sum())
+        for place, number in enumerate(self.counts.tolist()):
+            target, kind = self.targets[place // len(KINDS)].name, KINDS[place % len(KINDS)]
+            if kind != "found" and number:
+                tally.add(target, kind, number)
         self.journal.unlink()
         self.results.unlink()
-
-
-def keep(name: str, entry: bytes) -> None:
-    """Keep an input for a reader: (target, [(topic, value, headers)]) as msgpack."""
-    FOUND.mkdir(exist_ok=True)
-    if len(list(FOUND.glob("*.msgpack"))) < KEPT_MAX:
-        (FOUND / f"{name}.msgpack").write_bytes(entry)
 
 
 def _work(share: _Share, index: int) -> int:
@@ -176,31 +190,25 @@ def _work(share: _Share, index: int) -> int:
     room = pages * os.sysconf("SC_PAGE_SIZE") + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    counts: Counter[tuple[str, str]] = Counter()
+    places = {target.name: place * len(KINDS) for place, target in enumerate(share.targets)}
     journal = os.open(share.journal, os.O_WRONLY)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with share.results.open("ab", buffering=0) as results:
-        try:
-            while index < share.inputs:
-                target, messages = made(share.seed, index, share.targets, share.corpus)
-                entry = msgspec.msgpack.encode((target.name, messages))
-                os.pwrite(journal, index.to_bytes(8, "little") + len(entry).to_bytes(8, "little") + entry, 0)
-                before = max(
-                    peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                )  # making is no decoding
-                kind, why = _one(target, messages)
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                if peak - before > RISE_KIB:
-                    kind, why = "crashes", f"memory rose by {(peak - before) // 1024} MiB"
-                if kind in ("crashes", "hangs", "silent_accepts"):
-                    results.write(msgspec.json.encode([kind, target.name, index, why]) + b"\n")
-                    keep(f"{kind}-{target.name}-{share.seed}-{index}", entry)
-                    kind = "found"
-                counts[target.name, kind] += 1
-                index += share.jobs
-        finally:
-            for (name, kind), number in counts.items():
-                results.write(msgspec.json.encode(["count", name, number, kind]) + b"\n")
+        while index < share.inputs:
+            target, messages = made(share.seed, index, share.targets, share.corpus)
+            entry = msgspec.msgpack.encode((target.name, messages))
+            os.pwrite(journal, index.to_bytes(8, "little") + len(entry).to_bytes(8, "little") + entry, 0)
+            before = max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # making is no decoding
+            kind, why = _one(target, messages)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            if peak - before > RISE_KIB:
+                kind, why = "crashes", f"memory rose by {(peak - before) // 1024} MiB"
+            if kind not in KINDS:
+                results.write(msgspec.json.encode([kind, target.name, index, why]) + b"\n")
+                share.keep(f"{kind}-{target.name}-{share.seed}-{index}", entry)
+                kind = "found"
+            share.counts[places[target.name] + KINDS.index(kind)] += 1
+            index += share.jobs
     return 0
 
 
