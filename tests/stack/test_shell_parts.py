@@ -25,7 +25,7 @@ from aos.streams.processor import View
 from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Message, Producer, Undeliverable
 from aos.streams.shell.reader import Reader
-from aos.streams.shell.snapshots import CHUNK_BYTES, Manifest, Snapshot, Snapshots
+from aos.streams.shell.snapshots import CHUNK_BYTES, Manifest, Snapshot, Snapshots, pack
 from aos.streams.shell.topics import Admin, TopicSpec, provision
 from aos.streams.shell.views import ViewService
 
@@ -105,12 +105,17 @@ async def test_producer_says_what_the_broker_refuses(options: Options, producer:
 
 
 def snapshot(slot: int, generation: int, offset: int, size: int = 100, id: str = "a") -> Snapshot:
-    body = bytes([generation, offset % 256]) * (size // 2)
+    rows = pa.record_batch({"s": [bytes([generation, offset % 256]) * (size // 2)]})
+    body, parts = pack({"s": rows})
     manifest = Manifest(
-        "toy", 3, slot, generation, {"toy.in": offset}, {"toy.in": id}, 5, None, 0, [("s", size)], len(body),
+        "toy", 3, slot, generation, {"toy.in": offset}, {"toy.in": id}, 5, None, 0, parts, len(body),
         google_crc32c.value(body),
     )  # fmt: skip
     return Snapshot(manifest, body)
+
+
+def _size(found: Snapshot) -> int:
+    return len(found.batches()["s"].column(0)[0].as_py())
 
 
 async def test_snapshots_restore_the_newest_valid_one(
@@ -120,7 +125,7 @@ async def test_snapshots_restore_the_newest_valid_one(
 
     async def load(id: str = "a") -> Any:
         found = await Snapshots(CODEC, producer, reader).load("toy", 3, {"toy.in": id})
-        return found and (found.manifest.generation, found.manifest.offsets["toy.in"], len(found.body))
+        return found and (found.manifest.generation, found.manifest.offsets["toy.in"], _size(found))
 
     writer = Snapshots(CODEC, producer, reader)
     assert await load() is None
