@@ -65,16 +65,15 @@ def stopped(stand: Stand, random: Random) -> Injected:
     woken = time.time()
     time.sleep(8.0)
     stand.up.stack.children.stop("worker-keeping-1", 30)
-    fenced = lines(
-        stand, old, r"taken over|Fenced|fenced|UnknownMember|IllegalGeneration|evicted|Heartbeat", mark
-    )
+    fenced = lines(stand, old, r"taken over|UnknownMember|IllegalGeneration|Heartbeat session expired", mark)
+    by_sql = sum("taken over" in line for line in fenced)
     other = random.choice(("worker-edge-0", "worker-core-0"))
     stand.signal(other, signal.SIGSTOP)
     time.sleep(STOPPED_S)
     stand.signal(other, signal.SIGCONT)
     healed = time.time()
     failed = () if fenced else (("I6", "the woken store never heard that it was replaced"),)
-    detail = f"{old} {woken - began:.0f} s with a substitute, {len(fenced)} lines of fencing; {other}"
+    detail = f"{old} {woken - began:.0f} s with a substitute, {by_sql} lines of fencing by SQL; {other}"
     return Injected(began, healed, f"{old}, {other}", outage=STOPPED_S, failed=failed, detail=detail)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -20,10 +21,13 @@ def ends_of(consumer: Any, topic: str, partition: int) -> tuple[int, int]:
 
 def results(stand: Stand) -> int:
     """Messages of results of all tenants so far."""
-    topics = [
-        stand.settings.prefix + tenant_topic("aos.results", tenant) for tenant in stand.settings.tenants
-    ]
-    count = stand.settings.partitions if TOPICS["aos.results"].spread else 1
+    return written(stand, "aos.results", stand.settings.tenants)
+
+
+def written(stand: Stand, name: str, tenants: Sequence[str] = ("default",)) -> int:
+    """Messages of a topic so far, of these tenants."""
+    topics = [stand.settings.prefix + tenant_topic(name, tenant) for tenant in tenants]
+    count = stand.settings.partitions if TOPICS[name].spread else 1
     consumer = Consumer({"bootstrap.servers": stand.settings.bootstrap, "group.id": "chaos-looks"})
     try:
         return sum(ends_of(consumer, topic, number)[1] for topic in topics for number in range(count))
