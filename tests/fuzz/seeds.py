@@ -34,10 +34,13 @@ class Seed(NamedTuple):
 
 
 def load() -> dict[str, list[Seed]]:
-    """The corpus by record; empty files have no place in it."""
+    """The corpus by record, streams with the columns that a record has today."""
     found: dict[str, list[Seed]] = {name: [] for name in sorted(RECORDS)}
     for path in sorted(CORPUS.glob("*/*")):
-        found[path.parent.name].append(Seed(path.parent.name, path.read_bytes(), path.suffix == ".json"))
+        name, value = path.parent.name, path.read_bytes()
+        if path.suffix == ".arrow":
+            value = wire.encode(wire.decode(value, {}, RECORDS[name]), RECORDS[name])[0]
+        found[name].append(Seed(name, value, path.suffix == ".json"))
     return found
 
 

@@ -31,7 +31,7 @@ def fuzz(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_the_corpus_is_what_the_strategies_make() -> None:
-    """The newest records, though not byte by byte: hypothesis draws other examples in other versions."""
+    """Every record has its seeds, though not byte by byte: hypothesis draws other examples in other versions."""
     found = seeds.load()
     assert set(found) == set(RECORDS)
     for name, kept in found.items():

@@ -165,7 +165,7 @@ def test_an_empty_list_below_a_list_that_begins_behind_its_values_is_refused() -
     )
     batch = pa.record_batch({"id": ["a"], "steps": pa.array([[]], pa.list_(step))})
     with pytest.raises(RecordError, match="AOS1001"):
-        wire.decode_rows(stream(batch, 1, 6), {}, REQUEST)
+        wire.decode_rows(stream(batch, 1, 7), {}, REQUEST)
 
 
 def stream(batch: pa.RecordBatch, column: int, buffer: int) -> bytes:
