@@ -41,7 +41,8 @@ def test_the_corpus_is_what_the_strategies_make() -> None:
                 assert seed.value.startswith(RECORDS[name].schema_bytes), (
                     f"{name}: python -m tests.fuzz.seeds"
                 )
-                assert wire.decode_by_name(seed.value, {}, name).num_rows > 0
+        rows = [wire.decode_by_name(seed.value, {}, name).num_rows for seed in kept if not seed.json]
+        assert max(rows) > 0, name
     assert {name for name, kept in found.items() if any(seed.json for seed in kept)} == seeds.EDGES
 
 
