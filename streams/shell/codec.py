@@ -17,6 +17,7 @@ from aos.streams.processor import Output, Raw
 SNAPSHOTS = "aos.snapshots"
 DEAD_LETTERS = "aos.dead-letters"
 BODY_BYTES_MAX = 64 * 1024  # of the original that a dead letter keeps
+HEADERS_BYTES_MAX = 4 * 1024
 
 Headers = Mapping[str, bytes]
 
@@ -44,6 +45,7 @@ class WireCodec:
 
 def dead_letter(processor: str, raw: Raw, code: str, message: str, tenants: tuple[str, ...] = ()) -> Output:
     """The row that keeps what could not be read, with where it stood and why it was refused."""
+    headers = json.dumps({k: base64.b64encode(v or b"").decode() for k, v in raw.headers.items()})
     row: dict[str, Any] = {
         "tenant": tenant_of(raw.topic, tenants) or DEFAULT_TENANT,
         "processor": processor,
@@ -54,7 +56,7 @@ def dead_letter(processor: str, raw: Raw, code: str, message: str, tenants: tupl
         "offset": raw.offset,
         "row": -1,
         "request_id": None,
-        "headers": json.dumps({k: base64.b64encode(v or b"").decode() for k, v in raw.headers.items()})[:4096],
+        "headers": headers[:HEADERS_BYTES_MAX],
         "body": raw.value[:BODY_BYTES_MAX],
         "body_size": len(raw.value),
         "appended_at": raw.appended_at,
