@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ async def test_a_batch_of_each_codec_is_read(
         producer.produce(topic_prefix + "packed", value)
     assert producer.flush(30) == 0
     calls: list[int] = []
-    module: Any = __import__(DefaultRecordBatch.__module__, fromlist=["x"])
+    module: Any = sys.modules[DefaultRecordBatch.__module__]
     real = getattr(unpack, codec)
     monkeypatch.setattr(module, f"{codec}_decode", lambda data: calls.append(len(data)) or real(data))
     reader = Reader(options)
