@@ -93,9 +93,8 @@ class Gather:
     (callers with few requests in flight send in bursts: nobody gains by waiting after one). A round costs about the
     same whatever is in it, here and in all later hops, so `wait_s` is, within bounds, at least a multiple of what
     acknowledgements take now (a moving mean); and for the edges, which set the pace of all, it grows while the machine
-    is busy (`pressure.Pressed`) and shrinks while it has time: to `gather_max_s`, or, where a round that left held
-    `gather_much_rows` and more, to `gather_much_s`, because such a load has no time to lose with rounds. Measured on
-    two cores with 1,000 agents: without this the rounds ate both cores at 25 requests/s as at 500.
+    is busy (`pressure.Pressed`) and shrinks while it has time. Measured on two cores with 1,000 agents: without this
+    the rounds ate both cores at 25 requests/s as at 500.
     """
 
     WEIGHT = 0.2  # of the newest acknowledgement
@@ -111,12 +110,9 @@ class Gather:
         self._acks = options.gather_acks if edge else options.pace_acks
         self._least_s = options.gather_s if edge else 0.0
         self._most_s = options.gather_max_s if edge else options.pace_max_s
-        self._much_s = options.gather_much_s if edge else options.pace_max_s
-        self._much_rows = options.gather_much_rows
         self._full = options.gather_rows
         self._clock = clock
         self._left_at = self._came_at = float("-inf")
-        self._rows = 0
         self._ack_s = 0.0
         self._pressed = Pressed(self._least_s, pressure) if edge and pressure is not None else None
         self.wait_s = self._least_s
@@ -136,14 +132,12 @@ class Gather:
         """Records came."""
         self._came_at = self._clock()
 
-    def goes(self, rows: int = 0) -> None:
-        """A batch of `rows` rows leaves."""
+    def goes(self) -> None:
+        """A batch leaves."""
         self._left_at = self._clock()
-        self._rows = rows
 
     def acked(self) -> None:
         """All of it is acknowledged."""
         self._ack_s += self.WEIGHT * (self._clock() - self._left_at - self._ack_s)
-        most_s = self._much_s if self._rows >= self._much_rows else self._most_s
-        pressed_s = self._least_s if self._pressed is None else self._pressed.wait_s(most_s)
-        self.wait_s = min(most_s, max(pressed_s, self._acks * self._ack_s))
+        pressed_s = self._least_s if self._pressed is None else self._pressed.wait_s(self._most_s)
+        self.wait_s = min(self._most_s, max(pressed_s, self._acks * self._ack_s))

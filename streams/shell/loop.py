@@ -30,6 +30,7 @@ from aos.streams.shell.reader import raw_of
 
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
+TICK_PATIENCE = 2.0  # times a processor's patience between two ticks of a fold
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
 
 
@@ -139,7 +140,10 @@ class Loop:
         if self.next_due is None:
             return float("inf")
         since = time.monotonic() - self._ticked_at
-        again = TICK_AGAIN_S if self.kit.processor.law is Law.FOLD else TICK_S_MIN
+        again = TICK_S_MIN
+        if self.kit.processor.law is Law.FOLD:
+            # a tick is a message that all readers of the log pay for, and it is read no sooner than the others
+            again = max(TICK_AGAIN_S, TICK_PATIENCE * self.kit.patience_s)
         return max((self.next_due - wall()) / 1e6, again - since)
 
     async def _round(self) -> None:
@@ -153,7 +157,7 @@ class Loop:
         done = take(items, out, began)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
-        self.gather.goes(sum(output.rows.num_rows for output in out.rest))
+        self.gather.goes()
         self.kit.metrics.rounds += 1
         self.kit.metrics.step_s += time.perf_counter() - began
         await self.send(out)

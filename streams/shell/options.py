@@ -46,8 +46,6 @@ class Options:
     # between two rounds of an edge, and of all others: see `kit.Gather`
     gather_s: float = 0.025
     gather_max_s: float = 0.2
-    gather_much_s: float = 0.5
-    gather_much_rows: int = 200
     gather_acks: float = 2.0
     gather_rows: int = 1024
     pace_max_s: float = 0.05

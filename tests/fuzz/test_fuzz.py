@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # how many a plant may need until an input meets it, with a seed at which it does
 PLANT_INPUTS = 800
 # inputs of `make test`; AOS_FUZZ_INPUTS asks for another number (docs/fuzz.md says what was chosen and why)
-INPUTS = 100_000
+INPUTS = 20_000
 
 
 def fuzz(*arguments: str) -> tuple[int, dict[str, Any]]:

@@ -393,25 +393,6 @@ def test_gather_waits_longer_while_the_machine_is_busy_and_shorter_while_it_is_n
     assert inner.wait_s == 0.05, "only edges set the pace"
 
 
-def test_gather_waits_longest_only_after_rounds_of_many_rows() -> None:
-    now = 0.0
-    pressure = Pressure(lambda: (1.9 * now, 2 * now), lambda: now)
-    options = Options("", gather_max_s=0.2, gather_much_s=0.5, gather_much_rows=200)
-    gather = Gather(options, pressure=pressure, clock=lambda: now)
-
-    def live(rows: int, seconds: float) -> float:
-        nonlocal now
-        for _ in range(round(seconds / 0.05)):
-            gather.goes(rows)
-            now += 0.05
-            gather.acked()
-        return gather.wait_s
-
-    assert live(199, 10) == 0.2
-    assert live(200, 10) == 0.5
-    assert live(199, 0.05) == 0.2
-
-
 def test_pressure_is_told_by_the_counters_of_this_machine() -> None:
     pressure = Pressure()
     assert not pressure.look()  # nothing to compare with
