@@ -27,6 +27,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from aos.codecs.topics import TOPICS, base_of
+from aos.infra.changes import change, parsed, setting
 from aos.infra.local import LocalStack
 from aos.infra.up import Up
 from aos.streams.topology import PROCESSORS
@@ -231,6 +232,9 @@ def fill(up: Up) -> None:
         send(up, "aos.requests", as_json(fails))
     send(up, "aos.requests", b"\xff\xfe neither Arrow nor JSON")
     send(up, "aos.feedback", as_json({"id": "fill-1", "score": 1.0}))
+    asyncio.run(
+        change(up.settings, setting(parsed(up.settings, "candidates_max", "12")))
+    )  # what aos config does
 
 
 COLUMN = re.compile(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*) \|")
