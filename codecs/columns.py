@@ -51,6 +51,8 @@ def floats(column: pa.Array, absent: float) -> np.ndarray:
 
 def offsets(column: pa.Array) -> np.ndarray:
     """int32 [n + 1]: where the elements of a text, binary or list column begin and end."""
+    if not len(column):  # may have no buffer at all
+        return np.zeros(1, np.int32)
     found: np.ndarray = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
     return found
 
@@ -59,8 +61,8 @@ def lengths(column: pa.Array) -> np.ndarray:
     """int64 [n]: bytes of each text or items of each list, 0 where it is null."""
     if column.null_count == len(column):
         return np.zeros(len(column), np.int64)
-    ends = offsets(column)
-    found: np.ndarray = np.subtract(ends[1:], ends[:-1], dtype=np.int64)
+    bounds = offsets(column)
+    found: np.ndarray = np.subtract(bounds[1:], bounds[:-1], dtype=np.int64)
     if column.null_count:
         found[~valid(column)] = 0
     return found
@@ -76,10 +78,17 @@ def array(values: np.ndarray, type: pa.DataType, null: np.ndarray | None = None)
     return pa.Array.from_buffers(type, len(found), [bits, pa.py_buffer(found)], nulls)
 
 
+def ends(counts: np.ndarray) -> np.ndarray:
+    """int32 [n + 1]: the offsets of elements that are `counts` long."""
+    found = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=found[1:])
+    return found
+
+
 def list_of(counts: np.ndarray, items: pa.Array, type: pa.DataType) -> pa.Array:
     """A list column without nulls: `counts[i]` of the `items` for each row, in order."""
-    ends = np.zeros(len(counts) + 1, np.int32)
-    np.cumsum(counts, out=ends[1:])
     return pa.ListArray.from_arrays(
-        pa.Array.from_buffers(pa.int32(), len(ends), [None, pa.py_buffer(ends)]), items, type=type
+        pa.Array.from_buffers(pa.int32(), len(counts) + 1, [None, pa.py_buffer(ends(counts))]),
+        items,
+        type=type,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aos.codecs import columns as arrays
 from aos.streams.store_tables import Table
 
 SQL_TYPES: dict[pa.DataType, str] = {
@@ -145,20 +146,20 @@ def _put_fixed(row: _Row, values: pa.Array) -> None:
         row.put(">i4", width)
         row.put(written, plain)
         return
-    valid = _valid(values)
+    valid = arrays.valid(values)
     row.put(">i4", np.where(valid, width, -1))
-    row.put_pieces(_ends(valid * width), pa.py_buffer(plain[valid].astype(written)))
+    row.put_pieces(arrays.ends(valid * width), pa.py_buffer(plain[valid].astype(written)))
 
 
 def _put_bytes(row: _Row, values: pa.Array) -> None:
     """Texts are UTF-8 on both sides."""
-    offsets = _offsets(values)
+    offsets = arrays.offsets(values)
     lengths = offsets[1:] - offsets[:-1]
     if values.null_count:
-        valid = _valid(values)
+        valid = arrays.valid(values)
         if lengths[~valid].any():  # bytes that a null hides
             values = values.fill_null(b"" if pa.types.is_binary(values.type) else "")
-            offsets = _offsets(values)
+            offsets = arrays.offsets(values)
             lengths = offsets[1:] - offsets[:-1]
         lengths = np.where(valid, lengths, -1)
     row.put(">i4", lengths)
@@ -167,14 +168,14 @@ def _put_bytes(row: _Row, values: pa.Array) -> None:
 
 def _put_lists(row: _Row, lists: pa.ListArray) -> None:
     """Arrays of one dimension without nulls in them; a null list is as long as an empty one, but of no bytes."""
-    valid = _valid(lists) if lists.null_count else None
+    valid = arrays.valid(lists) if lists.null_count else None
     flat = lists.flatten()
-    offsets = _offsets(lists)
+    offsets = arrays.offsets(lists)
     counts = offsets[1:] - offsets[:-1]
     if valid is not None:
         counts = np.where(valid, counts, 0)
     item_ends, data = _items(flat)
-    ends = item_ends[_ends(counts)]
+    ends = item_ends[arrays.ends(counts)]
     lengths = ends[1:] - ends[:-1] + _ARRAY_HEAD
     if valid is None:
         row.put(">i4", lengths)
@@ -188,7 +189,7 @@ def _put_lists(row: _Row, lists: pa.ListArray) -> None:
     head = np.empty((row.count, 5), ">i4")
     head[:] = (1, 0, _OIDS[flat.type], 0, 1)
     head[:, 3] = counts
-    row.put_pieces(_ends(valid * _ARRAY_HEAD), pa.py_buffer(head[valid]))
+    row.put_pieces(arrays.ends(valid * _ARRAY_HEAD), pa.py_buffer(head[valid]))
     row.put_pieces(ends, data)
 
 
@@ -196,7 +197,7 @@ def _items(flat: pa.Array) -> tuple[np.ndarray, pa.Buffer]:
     """Where each item of an array begins (and the last one ends), and the bytes of all: length and value."""
     items = _Row(len(flat))
     if pa.types.is_string(flat.type):
-        offsets = _offsets(flat)
+        offsets = arrays.offsets(flat)
         items.put(">i4", offsets[1:] - offsets[:-1])
         items.put_pieces(offsets, flat.buffers()[2] or pa.py_buffer(b""))
         starts = offsets - offsets[0] + 4 * np.arange(len(offsets), dtype=np.int32)
@@ -216,20 +217,3 @@ def _numbers(values: pa.Array, read: str) -> np.ndarray:
         return np.unpackbits(bits, bitorder="little")[values.offset : values.offset + len(values)]
     start = values.offset
     return np.frombuffer(values.buffers()[1], read)[start : start + len(values)]
-
-
-def _offsets(values: pa.Array) -> np.ndarray:
-    """Of texts, bytes and lists: the `len` + 1 ends of their values."""
-    start = values.offset
-    return np.frombuffer(values.buffers()[1], np.int32)[start : start + len(values) + 1]
-
-
-def _valid(values: pa.Array) -> np.ndarray:
-    valid: np.ndarray = values.is_valid().to_numpy(zero_copy_only=False)
-    return valid
-
-
-def _ends(lengths: np.ndarray) -> np.ndarray:
-    ends = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=ends[1:])
-    return ends

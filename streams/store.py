@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aos.codecs.columns import ends, lengths
 from aos.codecs.fields import I16, I32, I64, ID, TEXT, TIME
 from aos.codecs.schemas import RECORDS
 from aos.streams.processor import Batch, Step, Views
 from aos.streams.store_tables import TABLES, Table
-from aos.streams.store_values import Columns, counts_of, holdable, lists_of, longest, offsets_of, typed
+from aos.streams.store_values import Columns, holdable, lists_of, longest, typed
 
 READS = (
     "aos.ledger",
@@ -77,8 +78,8 @@ def take(state: State) -> dict[str, pa.Table]:
     found: dict[str, pa.Table] = {}
     for topic, batches in state.waiting.items():
         rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-        lengths = [batch.num_rows for batch in batches]
-        for table, columns in _PARTS[topic](rows, _places(state.places[topic], lengths), state.payloads):
+        sizes = [batch.num_rows for batch in batches]
+        for table, columns in _PARTS[topic](rows, _places(state.places[topic], sizes), state.payloads):
             if columns is not None:
                 found[table.name] = _distinct(table, holdable(table, columns))
     state.waiting, state.places = {}, {}
@@ -89,10 +90,10 @@ Parts = list[tuple[Table, Columns | None]]
 Places = Mapping[str, np.ndarray]
 
 
-def _places(places: list[tuple[int, int]], lengths: list[int]) -> Places:
+def _places(places: list[tuple[int, int]], sizes: list[int]) -> Places:
     """Log offset and row in the message of every row."""
-    offsets = np.repeat(np.array([offset for _, offset in places], np.int64), lengths)
-    rows = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+    offsets = np.repeat(np.array([offset for _, offset in places], np.int64), sizes)
+    rows = np.concatenate([np.arange(length, dtype=np.int32) for length in sizes])
     return {"log_offset": offsets, "log_row": rows}
 
 
@@ -142,8 +143,8 @@ def _requests(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
     if not rows.num_rows:
         return found
     steps = rows.column("steps")
-    counts = counts_of(steps)
-    offsets = offsets_of(counts)
+    counts = lengths(steps)
+    offsets = ends(counts)
     flat = steps.flatten()
     names, kinds_of, texts = (
         flat.field(flat.type.get_field_index(name)) for name in ("name", "task_kind", "text")
@@ -172,7 +173,7 @@ def _payloads(rows: pa.RecordBatch, places: Places) -> Columns | None:
     parents = pc.list_parent_indices(steps)
     flat = steps.flatten()
     body = flat.field(flat.type.get_field_index("payload"))
-    counts = counts_of(steps)
+    counts = lengths(steps)
     number = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
     given = pc.is_valid(body)
     asked = rows.take(parents).filter(given)
@@ -209,7 +210,7 @@ def _decisions(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
     columns = _same(rows)
     for column, prefix in (("candidates", "candidate_"), ("filtered", "filtered_")):
         lists = rows.column(column)
-        offsets = offsets_of(counts_of(lists))
+        offsets = ends(lengths(lists))
         flat = lists.flatten()
         for index, part in enumerate(flat.type):
             columns[f"{prefix}{part.name}s"] = lists_of(flat.field(index), offsets)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aos.codecs.columns import ends, lengths, offsets
 from aos.codecs.fields import BOOL, F32, TEXT, TEXTS, TIME
 from aos.streams.store_tables import BOOLS, F32S, Table
 
@@ -28,34 +29,12 @@ _NUL = "\x00"
 Columns = Mapping[str, pa.Array]
 
 
-def counts_of(lists: pa.ListArray) -> np.ndarray:
-    """Values in each list, none in a null."""
-    if lists.null_count:
-        lengths: np.ndarray = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-        return lengths
-    ends = _ends(lists)
-    counts: np.ndarray = ends[1:] - ends[:-1]
-    return counts
-
-
-def offsets_of(counts: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(counts) + 1, np.int32)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
-def lists_of(values: pa.Array, offsets: np.ndarray) -> pa.ListArray:
-    """Lists by their offsets; at most ITEMS_MAX values go to SQL, the rest is cut by `holdable`."""
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_LISTS[values.type])
+def lists_of(values: pa.Array, bounds: np.ndarray) -> pa.ListArray:
+    """Lists by their ends; at most ITEMS_MAX values go to SQL, the rest is cut by `holdable`."""
+    return pa.ListArray.from_arrays(pa.array(bounds), values, type=_LISTS[values.type])
 
 
 _LISTS: dict[pa.DataType, pa.DataType] = {TEXT: TEXTS, F32: F32S, BOOL: BOOLS}
-
-
-def _ends(values: pa.Array) -> np.ndarray:
-    """The `len` + 1 offsets of texts or lists."""
-    start = values.offset
-    return np.frombuffer(values.buffers()[1], np.int32)[start : start + len(values) + 1]
 
 
 def typed(table: Table, columns: Columns) -> pa.RecordBatch:
@@ -108,19 +87,19 @@ def _has_nul(values: pa.Array) -> bool:
 
 def longest(values: pa.Array) -> int:
     """Bytes of the longest text; what a null hides counts too, which is harmless."""
-    ends = _ends(values)
-    return int((ends[1:] - ends[:-1]).max(initial=0))
+    bounds = offsets(values)
+    return int((bounds[1:] - bounds[:-1]).max(initial=0))
 
 
 def _texts(lists: pa.ListArray) -> pa.Array | None:
     flat = lists.flatten()
     clean = _text(flat, NAME_CHARS_MAX) if len(flat) else None
-    counts = counts_of(lists)
+    counts = lengths(lists)
     if counts.max(initial=0) > ITEMS_MAX:
         places = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
         clean = (flat if clean is None else clean).filter(pa.array(places < ITEMS_MAX))
         counts = np.minimum(counts, ITEMS_MAX)
-    return None if clean is None else lists_of(clean, offsets_of(counts))
+    return None if clean is None else lists_of(clean, ends(counts))
 
 
 def _time(values: pa.Array) -> pa.Array | None:
