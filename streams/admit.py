@@ -32,7 +32,8 @@ from aos.codecs.columns import array, ints, lengths, valid
 from aos.codecs.fields import I16, I32, ID, TEXT, TIME, Record
 from aos.codecs.records_edge import CONTROL, FEEDBACK, HEARTBEAT, OBSERVATION, OUTCOME, REGISTRATION
 from aos.codecs.topics import DEFAULT_TENANT, base_of
-from aos.streams.gather import DeadLetters, Gathered, gather, tenants_of
+from aos.streams.dead_letters import DeadLetters
+from aos.streams.gather import Gathered, gather, tenants_of
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 

@@ -29,7 +29,8 @@ from aos.codecs.errors import CODES, RecordError
 from aos.codecs.fields import I8, I16, I32, TIME
 from aos.codecs.records_edge import REQUEST
 from aos.codecs.records_flow import LEDGER
-from aos.streams.gather import DeadLetters, Gathered, gather, tenants_of
+from aos.streams.dead_letters import DeadLetters
+from aos.streams.gather import Gathered, gather, tenants_of
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 TASKS_A_MESSAGE = (

@@ -8,8 +8,6 @@ errors: AOS1001-1014 as dead letters; nothing is raised.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,62 +17,11 @@ import pyarrow as pa
 from aos.codecs import json as objects
 from aos.codecs import rows as make
 from aos.codecs import wire
-from aos.codecs.errors import CODES, RecordError
+from aos.codecs.errors import RecordError
 from aos.codecs.fields import Record
 from aos.codecs.topics import tenant_of
-from aos.streams.processor import Output, Raw
-
-BODY_BYTES_MAX = 64 * 1024  # of the original that a dead letter keeps
-HEADERS_BYTES_MAX = 4 * 1024
-ROWS_NAMED_MAX = 64  # dead letters a message; the last one says how many rows it stands for
-
-
-class DeadLetters:
-    """Dead letters of one step, in order."""
-
-    def __init__(self, processor: str, tenants: Sequence[str]) -> None:
-        self._processor, self._tenants = processor, tenants
-        self._rows: list[dict[str, Any]] = []
-
-    def message(self, raw: Raw, code: str, detail: str) -> None:
-        """A message that cannot be read at all."""
-        self._add(raw, code, detail, -1, raw.value[:BODY_BYTES_MAX])
-
-    def rows(self, raw: Raw, bad: dict[int, RecordError]) -> None:
-        """Rows of a message that is readable otherwise, by row number."""
-        named = sorted(bad)[:ROWS_NAMED_MAX]
-        for place, row in enumerate(named):
-            detail = bad[row].detail
-            if place == 0:
-                body = raw.value[:BODY_BYTES_MAX]
-            else:
-                body, detail = b"", f"{detail} (the bytes are with row {named[0]})"
-            if place == ROWS_NAMED_MAX - 1 and len(bad) > ROWS_NAMED_MAX:
-                detail += f"; {len(bad) - ROWS_NAMED_MAX} further rows of this message are bad too"
-            self._add(raw, bad[row].code, detail, row, body)
-
-    def _add(self, raw: Raw, code: str, detail: str, row: int, body: bytes) -> None:
-        where = "" if row < 0 else f"row {row}: "
-        self._rows.append(
-            {
-                "tenant": tenant_of(raw.topic, self._tenants) or "",
-                "processor": self._processor,
-                "code": code,
-                "message": f"{CODES[code].message}: {where}{detail}; {CODES[code].hint}"[:1000],
-                "topic": raw.topic,
-                "partition": raw.partition,
-                "offset": raw.offset,
-                "row": row,
-                "headers": _headers(raw),
-                "body": body,
-                "body_size": len(raw.value),
-                "appended_at": raw.appended_at,
-            }
-        )
-
-    def outputs(self) -> list[Output]:
-        """One output, or none."""
-        return [Output("aos.dead-letters", make.from_dicts("dead-letter", self._rows))] if self._rows else []
+from aos.streams.dead_letters import DeadLetters
+from aos.streams.processor import Raw
 
 
 class Gathered(NamedTuple):
@@ -184,16 +131,3 @@ def _joined(
     for (index, number), error in errors.items():
         bad[int(np.searchsorted(message, index)) + number] = error
     return Gathered(rows, message, row, bad)
-
-
-def _headers(raw: Raw) -> str:
-    """The headers as JSON with base64 values, as many as fit."""
-    kept: dict[str, str] = {}
-    room = HEADERS_BYTES_MAX
-    for name, value in raw.headers.items():
-        shown = base64.b64encode(value or b"").decode()
-        room -= len(name) + len(shown)
-        if room < 0:
-            break
-        kept[name] = shown
-    return json.dumps(kept)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.live import in_force
 from aos.streams.processor import Batch, Law, Output, Processor, Raw, Recall, Step, View, Views
 from aos.streams.simulated_log import NO_ROWS, World, joined
@@ -24,7 +25,6 @@ MESSAGES_MAX = 6  # of one topic in one round
 RAWS_MAX = 8  # of one topic in a round of an edge
 LATE_US_MAX = 200_000  # how late what a dead process sent may land
 DEATHS = ("before", "dead", "first", "rest", "after")
-DEAD_LETTERS = "aos.dead-letters"
 
 
 class Died(Exception):

@@ -78,8 +78,9 @@ def aos(job: Job) -> None:
     import pyarrow as pa
 
     from aos.codecs import wire
+    from aos.streams.dead_letters import DEAD_LETTERS
     from aos.streams.processor import Batch, Law, Output, Processor, Step, Views
-    from aos.streams.shell.codec import DEAD_LETTERS, WireCodec
+    from aos.streams.shell.codec import WireCodec
     from aos.streams.shell.options import Options
     from aos.streams.shell.worker import Deployment, run
 

@@ -27,7 +27,7 @@ from aos.streams.topology import PROCESSORS, VIEWS
 
 START_US = 1_700_000_000_000_000
 BYTES_MAX = 8 * 1024 * 1024
-ANSWERED = ("request_id", "requested_at", "home", "step", "attempt", "agent", "epoch", "token")
+ANSWERED = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
 
 
 class Message(NamedTuple):
@@ -165,9 +165,7 @@ class Line:
         with pa.ipc.open_stream(value) as stream:
             rows = stream.read_all().combine_chunks().to_batches()[0]
         outcome = make.record("outcome")
-        columns: dict[str, Any] = {
-            name: rows.column(name) for name in ANSWERED if name in outcome.schema.names
-        }
+        columns: dict[str, Any] = {name: rows.column(name) for name in ANSWERED}
         columns["status"] = ["ok"] * len(rows)
         self.send("aos.outcomes", *wire.encode(make.from_columns("outcome", len(rows), columns), outcome))
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from faust.types import TP
 
-from aos.streams.processor import Processor, Views
+from aos.streams.dead_letters import DeadLetters
+from aos.streams.processor import Output, Processor, Raw, Views
 from aos.streams.shell.codec import Codec
 from aos.streams.shell.consumer import SafeConsumer
 from aos.streams.shell.metrics import Metrics
@@ -52,6 +53,12 @@ class Kit:
     @property
     def consumer(self) -> SafeConsumer:
         return self.find_consumer()
+
+    def dead_letter(self, raw: Raw, code: str, message: str) -> list[Output]:
+        """What keeps a message that a step or a sink gave up on."""
+        letters = DeadLetters(self.processor.name, getattr(self.given.settings, "tenants", ()))
+        letters.refused(raw, code, message)
+        return letters.outputs()
 
     @property
     def views(self) -> Views:

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from aos.codecs.errors import RecordError
 from aos.streams.processor import Batch, Law, Output, Raw, Recall, Step
-from aos.streams.shell.codec import dead_letter
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, die, log
 from aos.streams.shell.kit import Gather, Input, Kit
@@ -295,8 +294,7 @@ class Loop:
         self.steps_since_snapshot += 1
         if not muted:
             self.kit.metrics.dead_letters += 1
-            tenants = getattr(self.kit.views.settings, "tenants", ())
-            out.dead.append(dead_letter(self.kit.processor.name, raw, code, message, tenants))
+            out.dead += self.kit.dead_letter(raw, code, message)
 
     async def send(self, out: Outgoing) -> None:
         """Dead letters, then the journal, then the rest, each acknowledged before the next."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Output, Recall, Step
-from aos.streams.shell.codec import DEAD_LETTERS, Codec
+from aos.streams.shell.codec import Codec
 from aos.streams.shell.producer import Message, Undeliverable
 
 JOIN_BYTES_MAX = 1024 * 1024  # a joined message: large enough to be cheap, small enough to be a round's work

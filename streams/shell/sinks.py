@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 from faust.types import TP
 
-from aos.streams.shell.codec import dead_letter
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.fatal import BROKEN, STUCK, die, log
 from aos.streams.shell.kit import Input, Kit
@@ -158,7 +157,7 @@ class SinkRunner:
                     rows = self.kit.codec.decode(item.topic, raw.value, raw.headers)
                 except Exception as error:  # decode is pure: whatever it raises, the bytes are why
                     code = getattr(error, "code", "AOS1001")
-                    dead.append(dead_letter(self.kit.processor.name, raw, code, str(error)))
+                    dead += self.kit.dead_letter(raw, code, str(error))
                     continue
                 self.kit.metrics.rows_in += rows.num_rows
                 portions.append(Portion(item.topic, item.tp.partition, raw.offset, rows, raw.appended_at))

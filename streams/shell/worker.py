@@ -21,8 +21,9 @@ import uvloop
 from aiokafka.errors import KafkaError
 
 from aos.codecs.errors import AosError, SettingsError
+from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Law, Processor, View, Views
-from aos.streams.shell.codec import DEAD_LETTERS, SNAPSHOTS, Codec
+from aos.streams.shell.codec import SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.kit import Kit

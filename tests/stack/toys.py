@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Batch, Law, Output, Processor, Raw, Step, Views
-from aos.streams.shell.codec import DEAD_LETTERS, SNAPSHOTS, WireCodec
+from aos.streams.shell.codec import SNAPSHOTS, WireCodec
 
 IN = pa.schema([("id", pa.int64()), ("value", pa.int64())])
 OUT = pa.schema([("id", pa.int64()), ("total", pa.int64()), ("chain", pa.int64())])

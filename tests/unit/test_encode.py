@@ -14,7 +14,7 @@ from aos.agents import encoding, identity, requests
 from aos.codecs.schemas import RECORDS
 from aos.codecs.wire import EDGE_BYTES_MAX
 from aos.streams import encode
-from aos.streams.gather import BODY_BYTES_MAX, ROWS_NAMED_MAX
+from aos.streams.dead_letters import BODY_BYTES_MAX, ROWS_NAMED_MAX
 from aos.streams.processor import Raw, Step
 from tests.unit import strategies
 from tests.unit.given_edges import AT, DAY, arrow, outputs_of, plain, raw, rows_of, run, shown, views

@@ -16,8 +16,8 @@ from aos.codecs import wire
 from aos.codecs.errors import RecordError
 from aos.codecs.schemas import RECORDS
 from aos.streams import views
+from aos.streams.dead_letters import DeadLetters
 from aos.streams.processor import Raw
-from aos.streams.shell.codec import dead_letter
 from aos.streams.shell.options import Options
 from aos.streams.shell.snapshots import Snapshots
 from aos.streams.shell.views import ViewService
@@ -95,7 +95,9 @@ def test_a_view_leaves_out_what_it_cannot_take_in_and_goes_on() -> None:
 def test_a_dead_letter_keeps_a_header_without_value() -> None:
     headers: Any = {"empty": None, "full": b"x"}
     raw = Raw("aos.tasks", 0, 5, 0, None, b"bytes", headers)
-    row = dead_letter("match", raw, "AOS1001", "why").rows.to_pylist()[0]
+    letters = DeadLetters("match", ())
+    letters.refused(raw, "AOS1001", "why")
+    row = letters.outputs()[0].rows.to_pylist()[0]
     assert json.loads(row["headers"]) == {"empty": "", "full": "eA=="}
 
 

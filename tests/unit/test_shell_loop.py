@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from faust.types import TP
 
+from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Batch, Law, Output, Processor, Step, Views
-from aos.streams.shell.codec import DEAD_LETTERS, WireCodec
+from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.kit import Gather, Input, Kit
 from aos.streams.shell.loop import Loop
