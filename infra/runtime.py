@@ -17,6 +17,7 @@ from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
 from aos.infra.retention import run_now
+from aos.infra.statistics import analyze_young
 from aos.streams.live import in_force
 from aos.streams.processor import Law, Processor
 from aos.streams.shell.codec import WireCodec
@@ -29,6 +30,7 @@ from aos.streams.topology import GROUPS, PROCESSORS, VIEWS
 log = logging.getLogger("aos.runtime")
 
 RETAIN_S = 60.0
+ANALYZE_S = 5.0
 STATUS_S = 0.5  # how often a worker says how it is
 
 
@@ -131,7 +133,8 @@ def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awai
         await worker.ready()
         duties = [_follow(worker, settings, status)]
         if "store" in worker.metrics:
-            duties.append(_retain(settings))
+            duties.append(_now_and_then(RETAIN_S, run_now, settings.database_url, settings))
+            duties.append(_now_and_then(ANALYZE_S, analyze_young, settings.database_url))
         await asyncio.gather(*duties)
 
     return started
@@ -146,14 +149,14 @@ async def _follow(worker: Worker, settings: Settings, status: Path | None) -> No
         await asyncio.sleep(STATUS_S)
 
 
-async def _retain(settings: Settings) -> None:
-    """Drop what is too old or too much, now and then; a database that is away is asked again next time."""
+async def _now_and_then(every_s: float, duty: Callable[..., object], *arguments: object) -> None:
+    """A duty in the database; one that is away is asked again next time."""
     while True:
-        await asyncio.sleep(RETAIN_S)
+        await asyncio.sleep(every_s)
         try:
-            await asyncio.to_thread(run_now, settings.database_url, settings)
+            await asyncio.to_thread(duty, *arguments)
         except (TransientError, psycopg.Error) as error:
-            log.warning("nothing was retained: %s", error)
+            log.warning("%s was not done: %s", duty.__name__, error)
 
 
 async def _make_inboxes(worker: Worker, settings: Settings, known: set[str]) -> None:
