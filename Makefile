@@ -39,10 +39,7 @@ up: $(STAMP) ## the whole local stack in the foreground; Ctrl-C stops it and lea
 
 test: $(STAMP) ## lint and every test below a minute, with coverage; ARGS goes to pytest
 	@$(MAKE) lint ARGS=
-	$(VENV)/python -m coverage erase
-	$(GUARD) $(VENV)/python -m coverage run -m pytest -m 'not long' $(ARGS)
-	$(VENV)/python -m coverage combine -q
-	$(VENV)/python -m coverage report
+	GUARD='$(GUARD)' exec $(GUARD) bash tests/run.sh $(ARGS)
 
 test-long: $(STAMP) ## the tests over a minute: kills, restarts, replays
 	@exec $(GUARD) $(VENV)/python -m pytest -m long $(ARGS)
