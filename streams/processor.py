@@ -144,7 +144,8 @@ class Processor:
     record batches by name and back, byte for byte. A journal has `journal`, the topic of its own decisions,
     and `adopt(state, batch)`, which takes in decisions made since the snapshot. Partition `p` of every topic in
     `reads` belongs to the same state: the topics are co-partitioned. While messages flow, the broker may collect them
-    for `patience_s` before they are handed over: fewer, larger fetches for what is in no hurry.
+    for `patience_s` before they are handed over: fewer, larger fetches for what is in no hurry. An edge with
+    `yields_to` takes nothing in while that processor is seconds behind on that topic.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Processor:
     views: tuple[str, ...] = ()
     edge: bool = False
     patience_s: float = 0.0
+    yields_to: tuple[str, str] | None = None  # (processor, topic)
     dump: Callable[[Any], dict[str, pa.RecordBatch]] | None = None
     load: Callable[[int, Mapping[str, pa.RecordBatch]], Any] | None = None
     journal: str | None = None

@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
-covered() { $GUARD "$python" -m coverage run -m pytest -m 'not long' "$@"; }
+covered() { ${GUARD:-} "$python" -m coverage run -m pytest -m 'not long' "$@"; }
 
 "$python" -m coverage erase
 failed=0 enough=()

@@ -26,7 +26,8 @@ PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the 
 @dataclass(slots=True)
 class Kit:
     """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
-    known to be complete, `in_force` puts the settings of now into it."""
+    known to be complete, `in_force` puts the settings of now into it, `held_back` says that nothing is to be
+    taken in."""
 
     processor: Processor
     options: Options
@@ -40,6 +41,7 @@ class Kit:
     limit: Callable[[str], int]  # bytes of one message, by topic
     staleness_s: Callable[[], float] = lambda: 0.0
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
+    held_back: Callable[[], bool] = lambda: False
     _patience: Pressed = field(init=False)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from aos.streams.shell.reader import raw_of
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_PATIENCE = 2.0  # times a processor's patience between two ticks of a fold
+HELD_S = 0.1  # until an edge that was held back looks again
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
 
 
@@ -118,6 +119,9 @@ class Loop:
 
     def _delay(self) -> float:
         """Seconds until the next round may begin."""
+        if self.kit.held_back():
+            self.moved_at = time.monotonic()  # not stuck, patient
+            return HELD_S
         waiting = sum(len(item.queue) for item in self._runnable())
         if waiting:
             return self.gather.delay(waiting)

@@ -51,6 +51,8 @@ class Options:
     gather_flood_s: float = 0.6
     gather_acks: float = 2.0
     gather_rows: int = 1024
+    # an edge that yields to a later processor: how old its undone work may be
+    behind_s: float = 5.0
     pace_max_s: float = 0.05
     pace_acks: float = 2.0
     # sinks: one bundle

@@ -25,6 +25,7 @@ from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Law, Processor, View, Views
 from aos.streams.shell.codec import SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
+from aos.streams.shell.downstream import Downstream
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.kit import Kit
 from aos.streams.shell.metrics import Metrics
@@ -137,6 +138,7 @@ class Worker:
         self.metrics: dict[str, Metrics] = {}
         self.apps: list[App] = []
         self.ports: list[Runner | SinkRunner] = []
+        self.downstream: list[Downstream] = []
         self.partitions: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
@@ -152,6 +154,8 @@ class Worker:
         for processor in self.deployment.processors:
             self._add(processor)
         await asyncio.gather(*(app.start() for app in self.apps))
+        for watched in self.downstream:
+            watched.start()
         self._watchdog.start()
 
     def stop_soon(self) -> None:
@@ -161,7 +165,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Settle all, commit, leave."""
-        await asyncio.gather(*(app.stop() for app in self.apps))
+        await asyncio.gather(*(app.stop() for app in self.apps), *(one.stop() for one in self.downstream))
         await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop())
         self._watchdog.stop()
 
@@ -196,6 +200,11 @@ class Worker:
             staleness_s=self.views.staleness_s,
             in_force=deployment.in_force,
         )
+        if processor.yields_to is not None:
+            name, topic = processor.yields_to
+            watched = Downstream(self.options, self.reader, name, topic, self.partitions[topic])
+            kit.held_back = lambda: watched.behind
+            self.downstream.append(watched)
         if processor.law is Law.SINK:
             app.port = SinkRunner(kit, deployment.sinks[processor.name])
         else:

@@ -357,6 +357,29 @@ async def test_loop_of_an_edge_buries_only_the_message_its_step_fails_on(given: 
     assert rest
 
 
+async def test_an_edge_that_is_held_back_takes_nothing_in_and_is_not_stuck(
+    world: World, given: Given
+) -> None:
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        return Step(state, [Output("out", rows(len(batch.raws)))])
+
+    loop = given(step, Law.ROW, edge=True)
+    held = True
+    loop.kit.held_back = lambda: held
+    loop.feed(bundle("in", b"1", b"2"))
+    task = asyncio.create_task(loop.run())
+    await asyncio.sleep(0.25)
+    assert world.sent == []
+    assert loop.busy
+    assert time.monotonic() - loop.moved_at < 0.2
+    held = False
+    await asyncio.sleep(0.25)
+    assert [message.topic for message in world.sent] == ["out"]
+    held = True
+    loop.stop()
+    await asyncio.wait_for(task, 1)
+
+
 def test_gather_lets_an_idle_edge_go_at_once() -> None:
     now = 0.0
     gather = Gather(Options("", gather_s=0.025, gather_rows=512), clock=lambda: now)

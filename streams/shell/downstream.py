@@ -1,0 +1,102 @@
+"""Back-pressure: how old the work is that a later processor has not done, so that an edge takes in no more meanwhile.
+
+What waits before the edge waits in its input topic, where it costs nothing and no time-out runs. Measured without it:
+30 s behind, attempts time out before their work is sent, and what the machine does is done for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from aos.streams.shell.fatal import log
+from aos.streams.shell.options import Options
+from aos.streams.shell.reader import Reader
+
+LOOK_S = 0.5
+
+
+class Backlog:
+    """Looks at the ends of a log and at what a group has committed; from both, the age of the oldest undone message.
+
+    The age is too short by at most the time between two looks, and counts from the first look.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends: dict[int, deque[tuple[float, int]]] = {}  # by partition: when the log was how long
+
+    def look(self, ends: Mapping[int, int], done: Mapping[int, int]) -> float:
+        """Ends and commits by partition now; seconds since the oldest undone message was there."""
+        now = self._clock()
+        oldest = now
+        for partition, end in ends.items():
+            seen = self._ends.setdefault(partition, deque())
+            if seen and seen[-1][1] > end:  # a log made anew
+                seen.clear()
+            if not seen or seen[-1][1] < end:
+                seen.append((now, end))
+            while seen and seen[0][1] <= done.get(partition, 0):
+                seen.popleft()
+            if seen:
+                oldest = min(oldest, seen[0][0])
+        return now - oldest
+
+
+class Downstream:
+    """Watches the processor `name` on `topic` (names without prefix); `behind` from `most_s` until half of it."""
+
+    def __init__(self, options: Options, reader: Reader, name: str, topic: str, partitions: int) -> None:
+        self._options, self._reader = options, reader
+        self._group, self._topic = f"{options.prefix}aos.{name}", topic
+        self._partitions = range(partitions)
+        self._backlog = Backlog()
+        self._task: asyncio.Task[None] | None = None
+        self.behind = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._watch(), name=f"downstream {self._group}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def judge(self, age_s: float) -> None:
+        """Hold or let go, by the age of the oldest undone message."""
+        most_s = self._options.behind_s
+        behind = age_s > (most_s / 2 if self.behind else most_s)
+        if behind != self.behind:
+            log.warning("%s is %.1f s behind: %s", self._group, age_s, "held" if behind else "let go")
+        self.behind = behind
+
+    async def _watch(self) -> None:
+        while True:
+            admin = AIOKafkaAdminClient(**self._options.clients())
+            try:
+                await admin.start()
+                while True:
+                    self.judge(self._backlog.look(*await self._look(admin)))
+                    await asyncio.sleep(LOOK_S)
+            except KafkaError as error:  # what was known stays true until the broker answers again
+                log.warning("%s: its lag is not known: %s", self._group, error)
+                await asyncio.sleep(LOOK_S)
+            finally:
+                await admin.close()
+
+    async def _look(self, admin: AIOKafkaAdminClient) -> tuple[dict[int, int], dict[int, int]]:
+        """Ends first: what is committed later can only be more."""
+        bounds = await self._reader.bounds([(self._topic, partition) for partition in self._partitions])
+        found = await admin.list_consumer_group_offsets(self._group)
+        name = self._options.prefix + self._topic
+        done = {p: found.get(TopicPartition(name, p)) for p in self._partitions}
+        return (
+            {partition: end for (_, partition), (_, end) in bounds.items()},
+            {partition: at.offset if at is not None else 0 for partition, at in done.items()},
+        )
