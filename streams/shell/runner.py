@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
+import pyarrow as pa
 from faust.types import TP
 
 from aos.streams.processor import Batch, Law
@@ -19,6 +20,7 @@ from aos.streams.shell.reader import raw_of
 from aos.streams.shell.snapshots import Manifest, Snapshot, Snapshots, pack
 
 REWINDS_MAX = 5  # a minute: more is a processor that fails on everything
+Bounds = Mapping[tuple[str, int], tuple[int, int]]  # first offset and end, by topic and partition
 LONG_REPLAY_STEPS = 5_000  # worth a snapshot at its end
 
 
@@ -105,20 +107,13 @@ class Runner:
         names = {self._name(tp): tp for tp in tps}
         topics = [topic for topic in self._reads if topic in names]
         bounds = await self.kit.reader.bounds([(topic, partition) for topic in topics])
-        snapshot = None
-        if processor.dump is not None:
-            snapshot = await self._snapshots.load(
-                processor.name, partition, {t: self._ids[t] for t in topics}
-            )
-            if snapshot is not None and not _within(snapshot.manifest.offsets, bounds):
-                log.warning("%s: the snapshot is of a longer log, not used", self._label(partition))
-                snapshot = None
+        snapshot, state = await self._restored(partition, topics, bounds)
         inputs = []
         for topic in topics:
             first, end = bounds[(topic, partition)]
             done = committed.get(names[topic])
             inputs.append(self._input(topic, names[topic], first, end, done, snapshot))
-        loop = Loop(self.kit, partition, inputs, self._state(partition, snapshot))
+        loop = Loop(self.kit, partition, inputs, state)
         # one tick before anything else: what was adopted but maybe not sent goes out, a due time is said
         loop.greet = processor.law in (Law.JOURNAL, Law.VIEW)
         if snapshot is not None:
@@ -149,12 +144,33 @@ class Runner:
         position = max(position, first)
         return Input(topic, tp, position, max(commit, position) if law is Law.FOLD else position)
 
-    def _state(self, partition: int, snapshot: Snapshot | None) -> Any:
+    async def _restored(
+        self, partition: int, topics: Sequence[str], bounds: Bounds
+    ) -> tuple[Snapshot | None, Any]:
+        """The newest snapshot that is a state of these logs, and that state; else none, and the state of nothing."""
         processor = self.kit.processor
-        if snapshot is None:
-            return processor.initial(partition)
-        assert processor.load is not None, f"{processor.name} has dump but no load"
-        return processor.load(partition, snapshot.batches())
+        if processor.dump is None:
+            return None, processor.initial(partition)
+        load = processor.load
+        assert load is not None, f"{processor.name} has dump but no load"
+        wanted = _schemas(processor.dump(processor.initial(partition)))
+        states: list[Any] = []
+
+        def refused(found: Snapshot) -> str | None:
+            if not _within(found.manifest.offsets, bounds):
+                return "it is of a longer log"
+            batches = found.batches()
+            if _schemas(batches) != wanted:
+                return "it has other parts or columns than this release writes"
+            try:
+                states.append(load(partition, batches))
+            except Exception as error:  # loading is pure: whatever it raises, the bytes are why
+                return f"its state does not load: {error!r}"
+            return None
+
+        ids = {topic: self._ids[topic] for topic in topics}
+        snapshot = await self._snapshots.load(processor.name, partition, ids, refused)
+        return snapshot, states[-1] if snapshot is not None else processor.initial(partition)
 
     async def _adopt(self, loop: Loop) -> None:
         """Hand the decisions made since the snapshot to the state, before any step."""
@@ -284,6 +300,11 @@ class Keeper:
             log.warning("%s: the last snapshot took too long", self._kit.processor.name)
 
 
-def _within(offsets: Mapping[str, int], bounds: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
+def _within(offsets: Mapping[str, int], bounds: Bounds) -> bool:
     """Whether a snapshot's offsets lie inside the logs (a topic made anew under the same name is shorter)."""
     return all(topic in offsets and offsets[topic] <= end for (topic, _), (_, end) in bounds.items())
+
+
+def _schemas(batches: Mapping[str, pa.RecordBatch]) -> dict[str, pa.Schema]:
+    """What a state at rest is made of; equal for all states of a processor."""
+    return {name: rows.schema for name, rows in batches.items()}

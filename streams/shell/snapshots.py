@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,11 @@ MANIFEST = -1
 PARTITION = 0  # aos.snapshots has one partition: one scan finds everybody's manifests
 
 Key = tuple[str, int, int]  # processor, partition, slot
+Verdict = Callable[["Snapshot"], str | None]  # why a snapshot cannot be used, None when it was
+
+
+def unjudged(snapshot: Snapshot) -> None:
+    """For whoever wants the bytes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +110,22 @@ class Snapshots:
         text = json.dumps(asdict(manifest)).encode()
         await self._producer.deliver([self._message(manifest, MANIFEST, text)])
 
-    async def load(self, processor: str, partition: int, ids: Mapping[str, str]) -> Snapshot | None:
-        """The newest valid snapshot of these very topics, or None."""
+    async def load(
+        self, processor: str, partition: int, ids: Mapping[str, str], refused: Verdict = unjudged
+    ) -> Snapshot | None:
+        """The newest valid snapshot of these very topics that `refused` finds nothing against, or None."""
         async with self._lock:
             await self._scan()
             slots = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
             usable = [m for m in slots if m is not None and m.format == FORMAT and _same(m.ids, ids)]
             for manifest in sorted(usable, key=lambda m: m.rank, reverse=True):
                 body = await self._body(manifest)
-                if body is not None and _readable(found := Snapshot(manifest, body)):
+                if body is None or not _readable(found := Snapshot(manifest, body)):
+                    why: str | None = "it is damaged"
+                elif (why := refused(found)) is None:
                     return found
-                log.warning(
-                    "AOS9002: snapshot of %s/%d, slot %d, is damaged", processor, partition, manifest.slot
-                )
+                place = f"{processor}/{partition}, slot {manifest.slot}"
+                log.warning("AOS9002: snapshot of %s is refused: %s", place, why)
         return None
 
     async def _body(self, manifest: Manifest) -> bytes | None:
@@ -130,7 +138,9 @@ class Snapshots:
         by_offset = {record.offset: record for record in records}
         try:
             body = b"".join(
-                _body_of(self._codec, by_offset[offset]) for offset in offsets if offset is not None
+                _body_of(self._codec, by_offset[offset], key)
+                for key, offset in zip(keys, offsets, strict=True)
+                if offset is not None
             )
         except Exception as error:  # any damage has the same answer: this slot does not count
             log.warning("AOS9002: %s", error)
@@ -146,7 +156,9 @@ class Snapshots:
                 if chunk != MANIFEST:
                     self._chunks[(processor, partition, slot, chunk)] = record.offset
                 elif record.value is not None:
-                    self._manifests[(processor, partition, slot)] = _manifest(_body_of(self._codec, record))
+                    place = (processor, partition, slot)
+                    text = _body_of(self._codec, record, (*place, MANIFEST))
+                    self._manifests[place] = _manifest(text, place)
             except Exception as error:  # a foreign record must not stop a restore
                 log.warning("AOS9002: offset %d of %s: %s", record.offset, SNAPSHOTS, error)
         self._scanned = max(self._scanned, end)
@@ -159,14 +171,20 @@ class Snapshots:
         return Message(SNAPSHOTS, PARTITION, json.dumps(row[:4]).encode(), value, headers)
 
 
-def _body_of(codec: Codec, record: Any) -> bytes:
-    body: bytes = codec.decode(SNAPSHOTS, record.value, dict(record.headers)).column("body")[0].as_py()
+def _body_of(codec: Codec, record: Any, place: tuple[str, int, int, int]) -> bytes:
+    """The bytes of one record; ValueError when they are those of another place than its key says."""
+    (row,) = codec.decode(SNAPSHOTS, record.value, dict(record.headers)).to_pylist()
+    if (row["processor"], row["partition"], row["slot"], row["chunk"]) != place:
+        raise ValueError(f"the record of {place} is that of {row['processor']}/{row['partition']}")
+    body: bytes = row["body"]
     return body
 
 
-def _manifest(text: bytes) -> Manifest:
-    """The manifest in `text`; what is no manifest raises, so that its slot keeps the one it had."""
+def _manifest(text: bytes, place: Key) -> Manifest:
+    """The manifest in `text`; what is none, or another place's, raises, so that its slot keeps the one it had."""
     found = msgspec.json.decode(text, type=Manifest)
+    if (found.processor, found.partition, found.slot) != place:
+        raise ValueError(f"the manifest of {place} is that of {found.processor}/{found.partition}")
     sizes = [size for _, size in found.parts]
     if min(found.size, *sizes, 0) < 0 or sum(sizes) != found.size:
         raise ValueError(f"parts of {sum(sizes)} bytes in a state of {found.size}")
