@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import judge_laws
+from tests.chaos import judge_laws, judge_poison
 from tests.chaos.journal import ACKNOWLEDGED, UNKNOWN
 from tests.chaos.judge_read import Evidence, read_folder, read_places, read_sql, read_topics
 from tests.chaos.judge_recovery import recoveries
@@ -26,7 +26,9 @@ QUIET_S = 60.0
 
 def evidence(folder: Path, bootstrap: str, database_url: str, prefix: str, secrets: list[bytes]) -> Evidence:
     """Everything there is, once the store has reached the ends of the logs or 60 s have passed."""
-    found = read_topics(bootstrap, prefix, secrets)
+    poison = judge_poison.read_poison(folder)
+    found = read_topics(bootstrap, prefix, secrets, judge_poison.hostile(poison))
+    found.poison = poison
     ends = time.monotonic() + QUIET_S
     while True:
         found.reached = read_places(database_url)
@@ -43,6 +45,8 @@ def evidence(folder: Path, bootstrap: str, database_url: str, prefix: str, secre
 def verdict(found: Evidence) -> dict[str, Any]:
     """What held and what did not, with examples, and the figures."""
     seen: dict[str, list[str]] = {name: list(law(found)) for name, law in judge_laws.LAWS.items()}
+    for name, law in judge_poison.LAWS:
+        seen[name] += law(found)
     for note in found.noted("fault"):
         for name, what in note["failed"]:
             seen[name].append(f"fault {note['number']}: {what}")
@@ -59,6 +63,7 @@ def verdict(found: Evidence) -> dict[str, Any]:
         "too_slow": sum(1 for row in found.rows("aos.results") if row["code"] in judge_laws.SLOW),
         "sent_again": sum(sent.sends - 1 for sent in found.sent.values()),
         "repeated_results": len(found.rows("aos.results")) - len(judge_laws.finals(found)),
+        "poison": judge_poison.figures(found),
         **percentiles([item.seconds for item in every if item.seconds is not None]),
         "recoveries": [asdict(item) for item in every],
         "invariants": {name: held(said) for name, said in seen.items()},

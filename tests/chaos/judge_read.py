@@ -25,7 +25,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "latency_us", "repeated",
     ),
     "aos.ledger": (*REQUEST, "kind", "id", "step", "attempt", "agent", "epoch", "status"),
-    "aos.dead-letters": ("tenant", "processor", "code", "topic", "partition", "offset", "row", "request_id", "body"),
+    "aos.dead-letters": (
+        "tenant", "processor", "code", "topic", "partition", "offset", "row", "request_id", "body", "body_size",
+    ),
     "aos.decisions": (*REQUEST, "kind", "step", "attempt", "agent", "epoch", "cell_partition"),
     "aos.outcomes": ("request_id", "step", "attempt", "agent", "status"),
     "aos.tasks": (*REQUEST, "step"),
@@ -51,6 +53,8 @@ class Evidence:
     reached: dict[tuple[str, int], int] = field(default_factory=dict)  # where the store stood at last
     secrets_seen: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    poison: list[Row] = field(default_factory=list)  # what faults sent to do harm (judge_poison)
+    hostile: dict[tuple[str, int, int], Row] = field(default_factory=dict)  # by its place; not to be read
 
     def rows(self, topic: str) -> list[Row]:
         return self.topics.get(topic, [])
@@ -76,14 +80,17 @@ def rows_of(value: bytes, columns: Iterable[str]) -> list[Row]:
         return [{name: whole.get(name) for name in columns}]
     with pa.ipc.open_stream(value) as reader:
         table = reader.read_all()
+    table.validate(full=True)  # of bytes that lie pyarrow ends the process else
     names = [name for name in columns if name in table.column_names]
     empty = {name: None for name in columns if name not in names}
     return [{**row, **empty} for row in table.select(names).to_pylist()]
 
 
-def read_topics(bootstrap: str, prefix: str, secrets: list[bytes]) -> Evidence:
-    """Every topic from its first offset to the end it has now."""
-    found = Evidence()
+def read_topics(
+    bootstrap: str, prefix: str, secrets: list[bytes], hostile: dict[tuple[str, int, int], Row] | None = None
+) -> Evidence:
+    """Every topic from its first offset to the end it has now; of `hostile` messages only the bytes."""
+    found = Evidence(hostile=hostile or {})
     topics: defaultdict[str, list[Row]] = defaultdict(list)
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "chaos-judge", "enable.auto.commit": False,
@@ -95,7 +102,7 @@ def read_topics(bootstrap: str, prefix: str, secrets: list[bytes]) -> Evidence:
             whole = [value, message.key() or b"", *(part or b"" for _, part in message.headers() or ())]
             if any(secret in part for secret in secrets for part in whole):
                 found.secrets_seen.append(f"{topic}/{partition}@{message.offset()}")
-            if base not in COLUMNS or not value:
+            if base not in COLUMNS or not value or (topic, partition, message.offset()) in found.hostile:
                 continue
             place = {"_topic": topic, "_partition": partition, "_offset": message.offset()}
             place["_at"] = message.timestamp()[1] / 1000

@@ -33,7 +33,7 @@ def ledger(request: bytes, tenant: str, id: str, offset: int) -> list[Row]:
         {"kind": "assigned"},
         {"kind": "outcome", "status": "ok"},
     ]
-    return [{**common, **row, "_offset": offset + n, "_at": T0 + offset} for n, row in enumerate(rows)]
+    return [{**common, **row, "_offset": offset + n, "_at": T0 + offset / 10} for n, row in enumerate(rows)]
 
 
 def good() -> Evidence:
