@@ -141,11 +141,15 @@ def inject_by(
 def load_all() -> dict[int, Fault]:
     """Have every `faults_*.py` give its faults their hands; the registry, 40 rows."""
     from tests.chaos import (  # noqa: F401  (they import this module)
+        faults_agents,
         faults_broker,
+        faults_config,
         faults_database,
         faults_kill,
         faults_network,
+        faults_owners,
         faults_resources,
+        faults_upgrade,
     )
 
     return REGISTRY
