@@ -4,7 +4,7 @@ in: one message of `aos.ledger` (record entry). out: rows for lanes, releases, i
 key: request_id; all rows of a request stand in one partition, in the order in which they count.
 state: `ledger_state.State`; every transition is in `ledger_life`; this module says which entry causes which.
 duplicates: a row that came before changes nothing but the count of ignored answers, and says only what was said.
-errors: AOS2004 … AOS2006 and AOS3001 … AOS3011 stand in results and trails; nothing is raised.
+errors: AOS2004 … AOS2006, AOS2101 … AOS2104 and AOS3001 … AOS3011 stand in results and trails; nothing is raised.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from aos.agents.ledger_state import (
     Request,
     Step,
 )
+from aos.agents.quotas import Incoming, Refusal
 
 PRIORITY = 2
 """Of a request that names none."""
@@ -99,13 +100,18 @@ def _requested(turn: Turn, row: Requested) -> None:
     if row.deadline_at is not None:
         request.deadline_at = request.deadline
     request.steps = row.steps
-    turn.state.requests[row.common.request_id] = request
+    complete = _complete(request)
+    sound = bool(row.steps) and complete and request.deadline > turn.now
+    refusal = _refusal(turn, request, row) if sound else None
+    turn.state.enter(request)
     if not row.steps:
         end(turn, request, "rejected", row.code or "AOS2009", row.message)
-    elif not _complete(request):
+    elif not complete:
         end(turn, request, "rejected", "AOS2002", None)
     elif request.deadline <= turn.now:
         end(turn, request, "expired", "AOS3003", None)
+    elif refusal is not None:
+        end(turn, request, "rejected", refusal.code, refusal.message, refusal.retry_after_ms)
     else:
         turn.state.wake(request.deadline, row.common.request_id, -1)
         for step in row.steps:
@@ -114,6 +120,15 @@ def _requested(turn: Turn, row: Requested) -> None:
             if row.common.round > 0:  # the edge asked for the first round
                 say_task(turn, request, step)
             expect_plan(turn, request, step)
+
+
+def _refusal(turn: Turn, request: Request, row: Requested) -> Refusal | None:
+    """Whether a quota or overload keeps the request out; no agent has heard of it then, and it teaches nothing."""
+    size = 0
+    if row.limits.bytes is not None:
+        size = sum(len((step.text or "").encode()) + len(step.payload or b"") for step in row.steps)
+    asked = Incoming(request.common.tenant, request.priority, request.size, size)
+    return turn.state.accounts.take(asked, row.limits, turn.now)
 
 
 def _deadline(turn: Turn, row: Requested) -> int:
@@ -141,7 +156,7 @@ def _rejected(turn: Turn, row: Rejected) -> None:
         priority = PRIORITY if row.priority is None else row.priority
         request = Request(row.common, row.id, priority, policy=row.policy, task_kind=row.task_kind)
         request.offset, request.row = turn.offset, row.row
-        turn.state.requests[row.common.request_id] = request
+        turn.state.enter(request)
     elif request is None or request.common.round != row.common.round or not _awaits(request, row):
         return
     end(turn, request, "rejected", row.code or "AOS2005", row.message)

@@ -1,4 +1,5 @@
-"""The ledger's state as Arrow tables and back: `requests`, `steps` (with their plans), `services`, `ended`.
+"""The ledger's state as Arrow tables and back: `requests`, `steps` (with their plans), `services`, `buckets` (of
+quotas), `ended`.
 
 Rows stand in the order in which requests came; the heap is not written, it follows from what is due. Writing also
 lets go of the messages that plans were taken from: afterwards all plans share the columns just written.
@@ -6,7 +7,7 @@ lets go of the messages that plans were taken from: afterwards all plans share t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +21,7 @@ from aos.codecs.fields import COMMON, I32, I64, TEXT
 
 _REQUEST = [(f.name, f.metadata["type"]) for f in fields(Request) if f.metadata]
 _STEP = [(f.name, f.metadata["type"]) for f in fields(Step) if f.metadata]
+_BUCKET = [("tenant", TEXT), ("requests_full_at", I64), ("bytes_full_at", I64)]
 _COMMON = [(f.name, f.type) for f in COMMON]
 _NONE: tuple[pa.ListArray, pa.ListArray] = (pa.array([[]], ALTERNATIVES), pa.array([[]], FILTERED))
 
@@ -62,6 +64,12 @@ def dump(state: State) -> dict[str, pa.RecordBatch]:
             [pa.array(list(state.dealt), TEXT), pa.array(list(state.dealt.values()), I64)],
             ["service", "dealt"],
         ),
+        "buckets": _table(
+            {
+                name: pa.array(column, type)
+                for (name, type), column in zip(_BUCKET, _transposed(state.accounts.buckets()), strict=True)
+            }
+        ),
         "ended": state.memory.dump(),
     }
 
@@ -79,12 +87,32 @@ def load(partition: int, tables: Mapping[str, pa.RecordBatch]) -> State:
         request = Request(Common._make(head), *cells)
         request.steps = steps[at : at + count]
         at += count
-        state.requests[request.common.request_id] = request
+        state.enter(request)
     services = tables["services"]
     state.dealt = dict(zip(values(services.column("service")), values(services.column("dealt")), strict=True))
-    state.memory.add(tables["ended"].select(SCHEMA.names))
+    if "buckets" in tables:  # else written by a release that had no quotas
+        for tenant, *full_at in zip(*map(values, tables["buckets"].columns), strict=True):
+            account = state.accounts.of(tenant)
+            account.requests_full_at, account.bytes_full_at = full_at
+    state.memory.add(_ended(tables["ended"]))
     state.rebuild()
     return state
+
+
+def _ended(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The memory's rows; columns that an older release did not have are null."""
+    known = set(rows.schema.names)
+    columns = [
+        rows.column(field.name)
+        if field.name in known or not field.nullable
+        else pa.nulls(len(rows), field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _transposed(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return list(zip(*rows, strict=True)) or [()] * len(_BUCKET)
 
 
 def _steps(rows: pa.RecordBatch) -> list[Step]:

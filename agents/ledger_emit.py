@@ -161,7 +161,14 @@ def say_ignored(turn: Turn, common: Common, request: Request | None, outcome: Ou
     )  # fmt: skip
 
 
-def say_end(turn: Turn, request: Request, status: str, code: str | None, message: str | None) -> None:
+def say_end(
+    turn: Turn,
+    request: Request,
+    status: str,
+    code: str | None,
+    message: str | None,
+    retry_after_ms: int | None,
+) -> None:
     """The one result and the trail of a request."""
     common, steps = request.common, request.steps
     if message is None and code in CODES:
@@ -174,7 +181,8 @@ def say_end(turn: Turn, request: Request, status: str, code: str | None, message
         common, request.id, status, code, message, request.task_kind, last.output if last else None,
         last.output_type if last else None, score, agents, [_step_end(step, status) for step in steps],
         request.attempts, request.cost_usd_micros, request.cpu_us, turn.now, latency, request.degraded, False,
-        request.offset, request.row, last.output_offset if last else -1, last.output_row if last else -1,
+        retry_after_ms, request.offset, request.row,
+        last.output_offset if last else -1, last.output_row if last else -1,
     )  # fmt: skip
     turn.results.append(result)
     turn.ended[common.request_id] = result

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from aos.agents.ledger_plans import Plans
 from aos.agents.ledger_state import Common, Step
+from aos.agents.quotas import Limits
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
 
 E = TypeVar("E", bound=tuple[Any, ...])
@@ -34,6 +35,7 @@ class Requested(NamedTuple):
     message: str | None
     row: int
     steps: list[Step]
+    limits: Limits
 
 
 class Rejected(NamedTuple):
@@ -242,13 +244,19 @@ _VALUES: dict[int, Callable[[pa.Array], list[Any]]] = {
 }
 
 
+_LIMITS = (  # as `Limits` has them
+    "quota_requests", "quota_bytes", "quota_in_flight", "quota_burst_s", "quota_shares", "waiting_max",
+)  # fmt: skip
+
+
 def _requested(part: _Part) -> Iterator[Entry]:
     plain = part.columns(
         "id", "priority", "deadline_at", "budget_usd_micros", "budget_cpu_us", "policy", "task_kind",
         "code", "message",
     )  # fmt: skip
     steps = _steps(part.column("steps"))
-    return _made(Requested, part.common(), *plain, part.places, steps)
+    limits = _made(Limits, *part.columns(*_LIMITS))
+    return _made(Requested, part.common(), *plain, part.places, steps, limits)
 
 
 def _steps(column: pa.ListArray) -> list[list[Step]]:

@@ -128,7 +128,7 @@ def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
     step.shortages = 0
     step.attempts += 1
     request.attempts += 1
-    request.started = True
+    turn.state.start(request)
     step.agent, step.service = row.agent, row.service
     step.cell, step.cell_partition, step.epoch = row.cell, row.cell_partition, row.epoch
     step.probability, step.score_predicted = row.probability, row.score_predicted
@@ -279,7 +279,14 @@ def fail(turn: Turn, request: Request, step: Step, code: str, message: str | Non
     end(turn, request, "failed", code, message)
 
 
-def end(turn: Turn, request: Request, status: str, code: str | None, message: str | None) -> None:
+def end(
+    turn: Turn,
+    request: Request,
+    status: str,
+    code: str | None,
+    message: str | None,
+    retry_after_ms: int | None = None,
+) -> None:
     """The request ends: whatever holds a slot or a place lets go, one result, one trail."""
     reason = "expired" if status == "expired" else "cancelled"
     for step in request.steps:
@@ -290,9 +297,9 @@ def end(turn: Turn, request: Request, status: str, code: str | None, message: st
             say_cancel(turn, request, step)
             close_attempt(turn, request, step, reason, None)
         let_go(turn, request, step)
-    say_end(turn, request, status, code, message)
+    say_end(turn, request, status, code, message, retry_after_ms)
     request.ended = True
-    del turn.state.requests[request.common.request_id]
+    turn.state.leave(request)
 
 
 def _is_judged(request: Request, step: Step) -> bool:

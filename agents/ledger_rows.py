@@ -115,6 +115,7 @@ class ResultRow(NamedTuple):
     latency_us: int
     degraded: bool
     repeated: bool
+    retry_after_ms: int | None
     offset: int
     row: int
     output_offset: int

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from aos.agents.ledger_memory import Memory
 from aos.agents.ledger_plans import Plans
+from aos.agents.quotas import Accounts
 from aos.codecs.fields import BOOL, BYTES, F32, F64, I16, I16S, I32, I64, TEXT, TEXTS
 
 WAITING, MATCHING, READY, RUNNING, BACKING_OFF, DONE, FAILED, SPLIT = range(8)
@@ -149,15 +150,34 @@ class Request:
 class State:
     """All of one partition. The heap only says where to look: what is due stands in requests and steps."""
 
-    __slots__ = ("_heap", "_heap_max", "dealt", "memory", "partition", "requests")
+    __slots__ = ("_heap", "_heap_max", "accounts", "dealt", "memory", "partition", "requests")
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.requests: dict[bytes, Request] = {}
         self.memory = Memory()
         self.dealt: dict[str, int] = {}  # by service: attempts sent to its inbox
+        self.accounts = Accounts(partition)
         self._heap: list[tuple[int, bytes, int]] = []
         self._heap_max = HEAP_SLACK
+
+    def enter(self, request: Request) -> None:
+        """The request is in flight, with the steps it was asked with."""
+        self.requests[request.common.request_id] = request
+        self.accounts.enter(request.common.tenant, request.priority, request.size)
+        if request.started:
+            self.accounts.begin(request.priority, request.size)
+
+    def start(self, request: Request) -> None:
+        """An agent is at work on it."""
+        if not request.started:
+            request.started = True
+            self.accounts.begin(request.priority, request.size)
+
+    def leave(self, request: Request) -> None:
+        """The request has ended."""
+        del self.requests[request.common.request_id]
+        self.accounts.leave(request.common.tenant, request.priority, request.size, request.started)
 
     def wake(self, due: int, request_id: bytes, number: int) -> None:
         """Look at step `number` (-1: at the request's deadline) when `due` has passed."""

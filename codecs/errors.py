@@ -62,6 +62,30 @@ CODES: dict[str, Code] = _table(
         "the client's time is outside the accepted range",
         "use a time within the retention",
     ),
+    (
+        "AOS2101",
+        "request",
+        "the tenant's requests a second are used up",
+        "wait retry_after_ms, then send it under another id",
+    ),
+    (
+        "AOS2102",
+        "request",
+        "the tenant has as many requests in flight as it may",
+        "wait until one ends, then send it under another id",
+    ),
+    (
+        "AOS2103",
+        "request",
+        "the tenant's payload bytes a second are used up",
+        "wait retry_after_ms, then send it under another id",
+    ),
+    (
+        "AOS2104",
+        "request",
+        "the fleet cannot keep up: work of this priority is shed",
+        "wait retry_after_ms, add capacity, or ask with a higher priority",
+    ),
     # 3: attempts and requests that fail
     ("AOS3001", "attempt", "the agent reported a failure", "see message; the attempts are in aos.attempts"),
     ("AOS3002", "attempt", "the attempt timed out", "allow more time, or report progress"),

@@ -102,6 +102,12 @@ RESULT = Record(
         need("latency_us", I64, "finished_at less requested_at", "us"),
         need("degraded", BOOL, "Whether a decision was made on stale views or by a fallback"),
         need("repeated", BOOL, "Whether this answers a repeated request id"),
+        may(
+            "retry_after_ms",
+            I64,
+            "Refused for a quota or overload: how long to wait before trying again",
+            "ms",
+        ),
     ),
     (("steps", STEP_RESULT),),
 )

@@ -11,6 +11,7 @@ from aos.codecs.fields import (
     EMBEDDING,
     EMBEDDING_SIZE,
     F32,
+    F64,
     I8,
     I16,
     I16S,
@@ -186,6 +187,20 @@ LEDGER = Record(
         may("tokens_in", I64, "outcome: model tokens read", "tokens"),
         may("tokens_out", I64, "outcome: model tokens written", "tokens"),
         may("progress", F32, "outcome: share done"),
+        # kind=requested (encode): the limits in force when it came in, so that the fold needs no settings for them
+        may(
+            "quota_requests",
+            F64,
+            "requested: requests a second its tenant may send; no limit when null",
+            "1/s",
+        ),
+        may(
+            "quota_bytes", F64, "requested: bytes of text and payload a second; no limit when null", "bytes/s"
+        ),
+        may("quota_in_flight", I64, "requested: requests in flight at once; no limit when null", "requests"),
+        may("quota_burst_s", F64, "requested: how many seconds' worth of a rate may come at once", "s"),
+        may("quota_shares", I32, "requested: partitions that share these quotas evenly", "partitions"),
+        may("waiting_max", I64, "requested: steps that may wait here before work is shed", "steps"),
     ),
     (("steps", LEDGER_STEP), ("alternatives", CANDIDATE), ("filtered", FILTERED)),
 )

@@ -111,6 +111,21 @@ class Settings:
     retry_waits_ms: tuple[int, ...] = decides((2000, 4000, 8000), "Waits before the next attempt", "ms")
     retry_jitter: float = decides(0.1, "Share by which a wait varies", "", 0, 0.5)
     request_timeout_ms: int = decides(600_000, "When a request without deadline expires", "ms", 100)
+    # quotas and overload; the edge writes them into each request's row, and supervise reads them there
+    quota_requests_per_s: dict[str, float] = decides({}, "Requests a second of a tenant (* for every other one); "  # noqa: RUF009
+                                                     "no limit when not named", "requests/s",
+                                                     0.001, 1e9, live=TENANT)  # fmt: skip
+    quota_bytes_per_s: dict[str, float] = decides({}, "Bytes of text and payload a second of a tenant (* for every "  # noqa: RUF009
+                                                  "other one); no limit when not named", "bytes/s",
+                                                  1, 1e12, live=TENANT)  # fmt: skip
+    quota_in_flight: dict[str, int] = decides({}, "Requests of a tenant in flight at once (* for every other one), "  # noqa: RUF009
+                                              "at least one a partition; no limit when not named", "requests",
+                                              1, 1e9, live=TENANT)  # fmt: skip
+    quota_burst_s: float = decides(2.0, "How many seconds' worth of a rate may come at once",
+                                   "s", 0.001, 3600, live=TENANT)  # fmt: skip
+    waiting_max: int = decides(200_000, "Steps that may wait for their first agent, a partition, before new requests "
+                               "of priority 1 are shed; half of it for 2, a quarter for 3, never 0",
+                               "steps", 4, 1e9, live=ALL)  # fmt: skip
     # allocate
     prefetch: float = decides(
         1.0, "Assignments an agent may hold, as a multiple of its capacity", "", 1, 8, live=ALL
@@ -156,17 +171,37 @@ class Settings:
             raise SettingsError("AOS5003", "tenants must hold default")
 
 
+QUOTAS = ("quota_requests_per_s", "quota_bytes_per_s", "quota_in_flight")  # a dict by tenant each
+EVERY_OTHER = "*"  # the key of a quota for tenants that are not named
+
+
+def check_quota(settings: Settings, name: str, limits: dict[str, float]) -> None:
+    """Refuse a quota for a tenant nobody knows, which would be no limit at all, and one that cannot be shared out.
+
+    For whoever sets one: a worker that reads it takes it as it is, because others were started with other tenants.
+    """
+    unknown = sorted(set(limits) - {*settings.tenants, EVERY_OTHER})
+    if unknown:
+        raise SettingsError("AOS5003", f"{name} names {', '.join(unknown)}, which tenants does not")
+    if name == "quota_in_flight" and min(limits.values(), default=settings.partitions) < settings.partitions:
+        raise SettingsError("AOS5003", f"{name} must be at least partitions ({settings.partitions})")
+
+
 _BY_NAME: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
 _TYPES = get_type_hints(Settings)
 LIVE: dict[str, str] = {
     name: item.metadata["live"] for name, item in _BY_NAME.items() if item.metadata["live"]
 }
 
+_DICTS: dict[Any, type] = {dict[str, float]: float, dict[str, int]: int}
+NUMBERS: dict[str, type] = {name: _DICTS[_TYPES[name]] for name in LIVE if _TYPES[name] in _DICTS}
+"""Settings that are a number a tenant, with the number's type."""
+
 
 def accepted(name: str, value: Any, tenant: str = "") -> Any:
     """A value for a change at run time, of one tenant if one is named; SettingsError says why it is refused.
 
-    None is accepted: the value of the start again. A tenant's share of `tenant_weights` is a number.
+    None is accepted: the value of the start again. A tenant's part of a dict (`tenant_weights`, quotas) is a number.
     """
     if name not in _BY_NAME:
         raise SettingsError("AOS5001", name)
@@ -176,7 +211,7 @@ def accepted(name: str, value: Any, tenant: str = "") -> Any:
         raise SettingsError("AOS5006", f"{name} is one for all tenants", "leave the tenant out")
     if value is None:
         return None
-    kind = float if tenant and name == "tenant_weights" else _TYPES[name]
+    kind = NUMBERS.get(name, _TYPES[name]) if tenant else _TYPES[name]
     made = _typed(name, value, kind)
     _check_range(_BY_NAME[name], made)
     return made
@@ -197,8 +232,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if kind is str and isinstance(value, str) and len(value.encode()) <= TEXT_BYTES_MAX:
         return value
-    if kind == dict[str, float] and isinstance(value, dict):
-        return {str(key): _typed(name, each, float) for key, each in value.items()}
+    if name in NUMBERS and kind == _TYPES[name] and isinstance(value, dict):
+        return {str(key): _typed(name, each, NUMBERS[name]) for key, each in value.items()}
     raise SettingsError("AOS5002", f"{name}={value!r} is no {getattr(kind, '__name__', kind)}")
 
 

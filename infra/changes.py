@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 
 from aos.codecs.errors import SettingsError, StackError
 from aos.codecs.rows import from_dicts
-from aos.codecs.settings import LIVE, Settings, accepted
+from aos.codecs.settings import LIVE, NUMBERS, QUOTAS, Settings, accepted, check_quota
 from aos.infra.settings import convert
 from aos.streams.live import TOPIC, RuntimeSettings
 from aos.streams.shell.codec import WireCodec
@@ -101,13 +101,16 @@ def parsed(settings: Settings, name: str, text: str | None, tenant: str = "") ->
         accepted(name, None, tenant)  # says why not, whatever the value
     if text is None:
         return Wanted(name, tenant, accepted(name, None, tenant))
-    value = _number(name, text) if tenant and name == "tenant_weights" else convert(name, text)
-    return Wanted(name, tenant, accepted(name, value, tenant))
+    value = accepted(name, _number(name, text) if tenant and name in NUMBERS else convert(name, text), tenant)
+    if name in QUOTAS:
+        check_quota(settings, name, {tenant: value} if tenant else value)
+    return Wanted(name, tenant, value)
 
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        found: float = NUMBERS[name](text)
+        return found
     except ValueError as error:
         raise SettingsError("AOS5002", f"{name}={text!r}: a tenant's share is a number") from error
 

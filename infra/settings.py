@@ -8,10 +8,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from aos.codecs.errors import SettingsError
-from aos.codecs.settings import Settings
+from aos.codecs.settings import QUOTAS, Settings, check_quota
 
 FILE = "aos.toml"
 # environment names that are no settings: they steer the local stack, tests and the SDK
@@ -34,7 +34,12 @@ class Origin:
 
 def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in force; SettingsError for unknown names and bad values."""
-    return Settings(**{item.name: item.value for item in origins(flags, environ) if item.origin != "default"})
+    found = Settings(
+        **{item.name: item.value for item in origins(flags, environ) if item.origin != "default"}
+    )
+    for name in QUOTAS:
+        check_quota(found, name, getattr(found, name))
+    return found
 
 
 def origins(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> list[Origin]:
@@ -69,9 +74,12 @@ def convert(name: str, value: Any) -> Any:
         if kind in (int, float, str):
             return kind(value)
         parts = value.split(",") if isinstance(value, str) and not value.startswith("{") else value
-        if kind == dict[str, float]:
+        if kind in (dict[str, float], dict[str, int]):
             pairs: Any = json.loads(parts) if isinstance(parts, str) else parts
-            return {str(key): float(weight) for key, weight in pairs.items()}
+            number = get_args(kind)[1]
+            if number is int and any(int(each) != float(each) for each in pairs.values()):
+                raise ValueError("not whole numbers")
+            return {str(key): number(each) for key, each in pairs.items()}
         item = int if kind == tuple[int, ...] else str
         return tuple(item(part.strip() if isinstance(part, str) else part) for part in parts if part != "")
     except (TypeError, ValueError, AttributeError) as error:

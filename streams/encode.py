@@ -5,7 +5,8 @@ Decides what a request is: its id, time, home, domain, steps and tensors; all la
 in: aos.requests[.tenant], raw: Arrow streams of many rows or JSON objects.
 out: aos.ledger, kind requested (with texts, payloads, steps) or rejected (readable but wrong: code and sentence);
      aos.tasks, one row a step, those of a request together; aos.dead-letters, bytes that never became a request.
-key: request_id -> home = its partition, computed here and never again. state: none.
+key: request_id -> home = its partition, computed here and never again. state: none; the quotas in force are written
+     into each row.
 order: rows keep their order; a message read twice gives the same rows. Repeated client ids pass: supervise answers.
 errors: AOS10xx dead letters; AOS2001-2012, AOS1005 (tensor), AOS1010 on rejected rows; good rows beside them go on.
 cost: 45 us a request of 1,100 characters at 512 a round, 20 of them for the text; 140 us at 64 a round of one row a
@@ -21,16 +22,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.agents import encoding, identity, requests
+from aos.agents import encoding, identity, quotas, requests
 from aos.agents.requests import Refusal, Steps
 from aos.codecs import rows as make
 from aos.codecs.columns import array, ints, list_of, valid
 from aos.codecs.errors import CODES, RecordError
-from aos.codecs.fields import I8, I16, I32, TIME
+from aos.codecs.fields import I8, I16, I32, I64, TIME
 from aos.codecs.records_edge import REQUEST
 from aos.codecs.records_flow import LEDGER
 from aos.streams.dead_letters import DeadLetters
 from aos.streams.gather import Gathered, gather, tenants_of
+from aos.streams.live import by_tenant
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 TASKS_A_MESSAGE = (
@@ -148,6 +150,7 @@ def _accepted(
         rows.num_rows,
         common
         | limits
+        | _quotas(common["tenant"].to_pylist(), views)
         | {
             "kind": pa.repeat("requested", rows.num_rows),
             "id": rows["id"],
@@ -174,6 +177,23 @@ def _limits(rows: pa.RecordBatch, common: dict[str, pa.Array]) -> dict[str, pa.A
         "budget_cpu_us": rows["budget_cpu_us"],
         "policy": policy,
     }
+
+
+def _quotas(tenants: list[str], views: Views) -> dict[str, Any]:
+    """The limits in force for requests of these tenants: written down here, so that supervise needs no settings."""
+    settings, count = views.settings, len(tenants)
+    found: dict[str, Any] = {"waiting_max": array(np.full(count, settings.waiting_max), I64)}
+    limits = {
+        "quota_requests": settings.quota_requests_per_s,
+        "quota_bytes": settings.quota_bytes_per_s,
+        "quota_in_flight": settings.quota_in_flight,
+    }
+    if not any(limits.values()):
+        return found
+    found |= {name: [quotas.limits_of(tenant, each) for tenant in tenants] for name, each in limits.items()}
+    found["quota_burst_s"] = by_tenant(views, "quota_burst_s", tenants)
+    found["quota_shares"] = array(np.full(count, views.partitions["aos.tasks"]), I32)
+    return found
 
 
 _LEDGER_STEPS = LEDGER.schema.field("steps").type

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from aos.codecs.errors import SettingsError
-from aos.codecs.settings import Settings, accepted
+from aos.codecs.settings import NUMBERS, Settings, accepted
 from aos.streams.processor import Law, Processor, Views
 
 TOPIC = "aos.settings"
@@ -68,9 +68,10 @@ class RuntimeSettings:
         """The settings of the start with what was set for all; the same object until something changes."""
         if self._made is None or self._made[0] is not settings:
             named = {name: value for (name, tenant), value in self.values.items() if not tenant}
-            shares = self.of_tenants("tenant_weights")
-            if shares:
-                named["tenant_weights"] = named.get("tenant_weights", settings.tenant_weights) | shares
+            for name in NUMBERS:
+                own = self.of_tenants(name)
+                if own:
+                    named[name] = named.get(name, getattr(settings, name)) | own
             self._made = settings, replace(settings, **named) if named else settings
         return self._made[1]
 

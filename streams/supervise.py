@@ -3,7 +3,7 @@
 in: `aos.ledger` (record entry). out: ready rows to the lanes, releases, inbox rows, results, trails, tasks.
 key: request_id; partition = home. state: `agents.ledger_state.State`: requests in flight, memory of ended ones.
 order: the log's; what is first counts (`agents.ledger`). duplicates: change nothing, outputs repeat their ids.
-errors: AOS2004 … AOS2006, AOS3001 … AOS3012 in results and trails.
+errors: AOS2004 … AOS2006, AOS2101 … AOS2104, AOS3001 … AOS3012 in results and trails.
 cost: 68 us a request of 1.2 steps (4.6 rows) in waves of 512 requests, 86 of 128, 244 of 16 (8 messages a wave).
 """
 

@@ -26,7 +26,7 @@ from aos.streams.views import VIEWS
 
 # the edges: validate, fix id, time, tenant and home, gather single messages into batches, re-key
 ENCODE = Processor(
-    "encode", Law.ROW, edge=True, yields_to=("supervise", "aos.ledger"),
+    "encode", Law.ROW, edge=True, yields_to=("supervise", "aos.ledger"), views=("aos.settings",),
     reads=("aos.requests",), writes=("aos.tasks", "aos.ledger", "aos.dead-letters"),
     initial=encode.initial, step=encode.step,
 )  # fmt: skip

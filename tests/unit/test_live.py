@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GOOD: dict[str, Any] = {
     "candidates_max": 8, "candidates_wanted": 2, "fallback_service": "desk", "confidence_min": 0.5,
     "quality_min": 1, "prefetch": 2.5, "trial_floor": 0.02, "tenant_weights": {"a": 2}, "lane_age_ms": 100,
-    "exploration": 0.5,
+    "exploration": 0.5, "quota_requests_per_s": {"a": 2.5}, "quota_bytes_per_s": {"*": 1e6},
+    "quota_in_flight": {"a": 3}, "quota_burst_s": 1, "waiting_max": 400,
 }  # fmt: skip
 
 # what is accepted
@@ -65,6 +66,11 @@ def test_every_setting_that_changes_at_run_time_takes_a_good_value_and_that_of_t
         ("tenant_weights", 2, "", "AOS5002"),
         ("tenant_weights", {"a": 2}, "acme", "AOS5002"),
         ("tenant_weights", 0, "acme", "AOS5002"),
+        ("quota_in_flight", {"a": 2.5}, "", "AOS5002"),
+        ("quota_in_flight", 2.5, "acme", "AOS5002"),
+        ("quota_in_flight", 0, "acme", "AOS5002"),
+        ("quota_requests_per_s", {"a": -1}, "", "AOS5002"),
+        ("waiting_max", 3, "", "AOS5002"),
     ],
 )
 def test_what_is_unknown_fixed_or_out_of_range_is_refused(
@@ -155,7 +161,7 @@ def test_only_row_and_journal_processors_see_changes() -> None:
     """A fold's state must come out of its log alone, and register and optimise are views."""
     views = Views(settings=Settings(), views={TOPIC: runtime_of(("quality_min", "", 0.5))})
     seeing = {name for name, one in PROCESSORS.items() if in_force(one, views).settings.quality_min == 0.5}
-    assert seeing == {"match", "compose", "allocate"}
+    assert seeing == {"encode", "match", "compose", "allocate"}
     for processor in PROCESSORS.values():
         assert sees_changes(processor) == (TOPIC in processor.views)
         assert processor.law in LAWS or in_force(processor, views) is views
