@@ -36,6 +36,12 @@ CODES: dict[str, Code] = _table(
         "a tensor's shape does not fit its values",
         "make the product of the shape their number",
     ),
+    (
+        "AOS1011",
+        "record",
+        "the message is of another major version",
+        "its bytes are kept: send it again once AOS knows that version",
+    ),
     ("AOS1012", "record", "a time is outside the accepted range", "use a time within the retention"),
     ("AOS1013", "record", "the topic belongs to no known tenant", "name the tenant in the settings"),
     ("AOS1014", "record", "a value is outside its range", "see the column's meaning in docs/schemas.md"),

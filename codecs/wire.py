@@ -7,8 +7,10 @@ columns, nulls and finiteness.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import google_crc32c
 import numpy as np
@@ -32,9 +34,11 @@ METADATA_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 4
 
 HEADER_RECORD = "aos-record"
-HEADER_VERSION = "aos-version"
+HEADER_VERSION = "aos-version"  # <minor>, of major version 1, or <major>.<minor>
 HEADER_CRC = "crc32c"
 HEADER_REFUSED = "aos-refused"  # in place of a message that could not be unpacked: a code and why
+
+MAJOR = 1  # grows when an old reader would misunderstand; a new column is no such thing
 
 _CONTINUATION = 0xFFFFFFFF
 _END = struct.pack("<Ii", _CONTINUATION, 0)
@@ -189,9 +193,27 @@ def _check_headers(value: bytes, message_headers: Mapping[str, bytes], record: R
     named = message_headers.get(HEADER_RECORD)
     if named is not None and named != record.name.encode():
         raise RecordError("AOS1003", f"a {named[:64]!r} on a topic of {record.name}")
+    check_version(message_headers)
     crc = message_headers.get(HEADER_CRC)
     if crc is not None and crc != b"%08x" % google_crc32c.value(value):
         raise RecordError("AOS1006", f"{len(value)} bytes")
+
+
+def check_version(message_headers: Mapping[str, bytes]) -> None:
+    """Refuse what says that it is of a major version this release does not know, whatever its bytes look like."""
+    version = message_headers.get(HEADER_VERSION)
+    if version is not None and _major(version) != MAJOR:
+        raise RecordError("AOS1011", f"{version[:32]!r}, known is {MAJOR}")
+
+
+@lru_cache(64)
+def _major(version: bytes) -> int | None:
+    """The major version; None for what is no version."""
+    found = _VERSION.fullmatch(version)
+    return None if found is None else int(found[1] or MAJOR)
+
+
+_VERSION = re.compile(rb"(?:([0-9]{1,9})\.)?[0-9]{1,9}")
 
 
 def _walk(value: bytes, first: int = 0) -> tuple[list[tuple[int, int]], int]:

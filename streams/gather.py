@@ -74,6 +74,7 @@ def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: De
             if raw.topic in unknown:
                 raise RecordError("AOS1013", raw.topic)
             if in_json[index]:
+                wire.check_version(raw.headers)
                 row, error = objects.parse_row(raw.value, record)
                 found.append(row)
                 found_places.append(index)
