@@ -131,6 +131,12 @@ CODES: dict[str, Code] = _table(
     # 9: bugs
     ("AOS9001", "invariant", "a processor broke its own law", "report it with the log line"),
     ("AOS9002", "invariant", "a snapshot is damaged", "none: the previous one or the log is used"),
+    (
+        "AOS9003",
+        "invariant",
+        "what a processor has to read is gone: a topic was deleted, or retention was faster",
+        "find out why; to go on without it, name the topic in the setting accept_loss and start again",
+    ),
 )
 
 

@@ -61,6 +61,10 @@ class Settings:
     inbox_partitions: int = setting(4, "Partitions of a service's inbox: the most replicas that share its work",
                                     "partitions", 1, 64)  # fmt: skip
     tenants: tuple[str, ...] = setting(("default",), "Known tenants, comma separated")
+    accept_loss: tuple[str, ...] = setting(
+        (),
+        "Topics whose missing messages are accepted, comma separated: who stands still for want of them goes on",
+    )
     data_dir: str = setting(
         "", "Where the local stack keeps its data; empty: a private folder, removed at the end"
     )

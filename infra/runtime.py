@@ -48,6 +48,7 @@ def options(settings: Settings, ordinal: int = 0) -> Options:
         bundle_s=settings.bundle_ms / 1000,
         snapshot_min_s=min(10.0, settings.snapshot_s),
         snapshot_max_s=settings.snapshot_s,
+        accept_loss=frozenset(settings.accept_loss),
     )
 
 

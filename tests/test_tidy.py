@@ -42,7 +42,6 @@ CAUSED = {
     "test_a_cancelled_request_ends_once_and_a_cancel_of_an_unknown_or_ended_one_is_ignored",
     "AOS5004": "tests/stack/test_shell_parts.py::test_topics_are_made_once_and_verified",
     "AOS6001": "tests/unit/test_local_errors.py::test_disk_full",
-    "AOS9002": "tests/stack/test_shell_parts.py::test_snapshots_restore_the_newest_valid_one",
 }
 # licences: strong copyleft would bind whoever ships AOS with its dependencies
 COPYLEFT = re.compile(r"(?<!L)(?<!Lesser )\b(A?GPL|GNU (Affero )?General Public)", re.IGNORECASE)

@@ -51,6 +51,9 @@ class Port(Protocol):
 
     async def settle(self) -> None: ...
 
+    async def lost(self, tp: TP, expected: int) -> bool:
+        """A gap before what was fetched: whether it is a loss, so that nothing behind it may be handed over."""
+
 
 class Bundle:
     """All records of one partition and fetch, in the shape of one record (Faust copies its fields)."""
@@ -202,7 +205,11 @@ class SafeConsumer(drv.Consumer):
         full = len(wanted) < len(active - self._held)
         found = await self.thread.getmany(wanted, min(self._fetch_rule(), BUSY_POLL_S if full else timeout))
         self._flowing = bool(found)
-        return {tp: [self._register(tp, records)] for tp, records in self._current(found, epochs)}
+        return {
+            tp: [self._register(tp, records)]
+            for tp, records in self._current(found, epochs)
+            if await self._whole(tp, records[0].offset) and self._epochs[tp] == epochs[tp]
+        }
 
     def _fetch_rule(self) -> float:
         """Say how the next fetches are made; how long to wait for one before looking again.
@@ -216,6 +223,11 @@ class SafeConsumer(drv.Consumer):
             return POLL_S
         self.thread.fetch_rule(round(patience * 1e3), PATIENT_BYTES)
         return 2 * patience
+
+    async def _whole(self, tp: TP, offset: int) -> bool:
+        """Whether nothing is missing between what was handed out last and `offset`; a gap may be compaction's."""
+        expected = self.flights[tp].next
+        return expected is None or offset <= expected or not await self.port.lost(tp, expected)
 
     def _current(
         self, found: Mapping[Any, list[Any]], epochs: Mapping[TP, int]
@@ -321,8 +333,8 @@ class SafeConsumer(drv.Consumer):
         except Exception as error:
             die(BROKEN, "a state could not be restored", error)
         self._held.difference_update(tps)
-        for tp in positions:
-            self.flights[tp] = Flight(committed.get(tp))
+        for tp, position in positions.items():
+            self.flights[tp] = Flight(committed.get(tp), position)
             self._committed_offset[tp] = committed.get(tp)
         await self._go(positions)
 
@@ -330,7 +342,7 @@ class SafeConsumer(drv.Consumer):
         """Read no more of it; `offset` is the next one of the state: what was fetched beyond comes again."""
         self._held.add(tp)
         if tp in self.flights:
-            self.flights[tp].reset()
+            self.flights[tp].reset(offset)
             with self._move({tp}), contextlib.suppress(IllegalStateError):  # revoked meanwhile
                 await self.thread.here(self.thread.hold(tp, offset))
 
@@ -338,6 +350,7 @@ class SafeConsumer(drv.Consumer):
         """Read on from `offset`, the next one of the state: without the seek fetched records would be lost."""
         self._held.discard(tp)
         if tp in self.flights:
+            self.flights[tp].next = offset
             with self._move({tp}):
                 await self._go({tp: offset})
 

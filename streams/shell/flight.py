@@ -13,16 +13,18 @@ class Flight:
     watchdog, instead of passing it. Offsets that were never handed out (compacted away, markers) do not count.
     """
 
-    __slots__ = ("_finished", "_spans", "committed")
+    __slots__ = ("_finished", "_spans", "committed", "next")
 
-    def __init__(self, committed: int | None = None) -> None:
+    def __init__(self, committed: int | None = None, next: int | None = None) -> None:
         self.committed = committed
+        self.next = next  # the offset that comes next, if the log has it
         self._finished: int | None = None
         self._spans: deque[list[int]] = deque()  # [lowest unfinished offset, end]
 
     def took(self, first: int, end: int) -> None:
         """Offsets `first` … `end` - 1 were handed out."""
         self._spans.append([first, end])
+        self.next = end
 
     def finished(self, first: int, end: int) -> None:
         """What was handed out of `first` … `end` - 1 is done, its outputs acknowledged."""
@@ -41,11 +43,12 @@ class Flight:
         position = min([self._finished, *unfinished])
         return position if self.committed is None or position > self.committed else None
 
-    def reset(self) -> None:
-        """The partition is sought elsewhere: what was in the air will come again."""
+    def reset(self, offset: int) -> None:
+        """The partition is sought to `offset`: what was in the air will come again."""
         position = self.position()
         self._spans.clear()
         self._finished = position
+        self.next = offset
 
     @property
     def in_air(self) -> bool:

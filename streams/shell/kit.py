@@ -14,6 +14,7 @@ from aos.streams.dead_letters import DeadLetters
 from aos.streams.processor import Output, Processor, Raw, Views
 from aos.streams.shell.codec import Codec
 from aos.streams.shell.consumer import SafeConsumer
+from aos.streams.shell.halt import Halt
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.pressure import Pressed, Pressure
@@ -42,9 +43,11 @@ class Kit:
     staleness_s: Callable[[], float] = lambda: 0.0
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
     held_back: Callable[[], bool] = lambda: False
+    halt: Halt = field(init=False)
     _patience: Pressed = field(init=False)
 
     def __post_init__(self) -> None:
+        self.halt = Halt(self.processor.name, self.options, self.producer, self.reader)
         self._patience = Pressed(self.processor.patience_s)
 
     @property

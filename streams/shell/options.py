@@ -68,6 +68,8 @@ class Options:
     watchdog_s: float = 60.0
     # views that were last known to be complete longer ago are stale: what is decided by them is marked degraded
     stale_s: float = 5.0
+    # topics whose missing messages the operator accepts: see `halt`
+    accept_loss: frozenset[str] = frozenset()
     # for tests: waits before each sending of what a step made
     ack_delay_s: float = 0.0
 

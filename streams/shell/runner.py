@@ -45,10 +45,13 @@ class Runner:
 
     def wants(self, tp: TP) -> bool:
         loop = self.loops.get(tp.partition)
-        if loop is None or loop.stopping:
+        if loop is None or loop.stopping or self.kit.halt.reason is not None:
             return False
         item = loop.inputs[self._name(tp)]
         return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
+
+    async def lost(self, tp: TP, expected: int) -> bool:
+        return await self.kit.halt.at_gap(self._name(tp), tp.partition, expected)
 
     def patience_s(self) -> float:
         waits = [loop.gather.quiet_s for loop in self.loops.values()] if self.kit.processor.edge else []
@@ -68,9 +71,10 @@ class Runner:
             by_partition.setdefault(tp.partition, []).append(tp)
         for partition in by_partition:
             await self._end(partition)
-        loops = [
+        loaded = [
             await self._load(p, group, committed, generation) for p, group in sorted(by_partition.items())
         ]
+        loops = [loop for loop in loaded if loop is not None]
         for loop in loops:
             self.loops[loop.partition] = loop
             self._tasks[loop.partition] = asyncio.create_task(loop.run(), name=self._label(loop.partition))
@@ -102,12 +106,15 @@ class Runner:
 
     async def _load(
         self, partition: int, tps: Iterable[TP], committed: Mapping[TP, int | None], generation: int
-    ) -> Loop:
+    ) -> Loop | None:
+        """The loop of a partition; None when what it has to read is gone."""
         processor = self.kit.processor
         names = {self._name(tp): tp for tp in tps}
         topics = [topic for topic in self._reads if topic in names]
         bounds = await self.kit.reader.bounds([(topic, partition) for topic in topics])
         snapshot, state = await self._restored(partition, topics, bounds)
+        if await self._gone(partition, names, bounds, committed, snapshot):
+            return None
         inputs = []
         for topic in topics:
             first, end = bounds[(topic, partition)]
@@ -139,10 +146,36 @@ class Runner:
         if law is Law.ROW:
             return Input(topic, tp, commit, commit)
         position = snapshot.manifest.offsets[topic] if snapshot is not None else first
-        if position < first:
-            log.error("%s %d: messages %d to %d are gone from the log", topic, tp.partition, position, first)
         position = max(position, first)
         return Input(topic, tp, position, max(commit, position) if law is Law.FOLD else position)
+
+    async def _gone(
+        self,
+        partition: int,
+        names: Mapping[str, TP],
+        bounds: Bounds,
+        committed: Mapping[TP, int | None],
+        snapshot: Snapshot | None,
+    ) -> bool:
+        """Whether a log that this partition has read before lost what comes next, and nobody accepts it."""
+        processor, halt = self.kit.processor, self.kit.halt
+        if processor.dump is not None and snapshot is None:
+            others = self._snapshots.of_other_topics(processor.name, partition, self._ids)
+            for topic, was in others.items():
+                if await halt.made_anew(topic, was, self._ids[topic]):
+                    return True
+        for topic, tp in names.items():
+            first, _ = bounds[(topic, partition)]
+            done = committed.get(tp)
+            if snapshot is not None:
+                position = snapshot.manifest.offsets[topic]
+            elif processor.dump is not None and done is not None:
+                position = 0  # without a snapshot a state is made of the whole log
+            else:
+                position = first if done is None else done
+            if await halt.at_start(topic, partition, position, first):
+                return True
+        return False
 
     async def _restored(
         self, partition: int, topics: Sequence[str], bounds: Bounds

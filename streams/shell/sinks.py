@@ -68,7 +68,9 @@ class SinkRunner:
 
     def wants(self, tp: TP) -> bool:
         item = self.inputs.get(tp)
-        return item is not None and not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
+        if item is None or self.kit.halt.reason is not None:
+            return False
+        return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
 
     def patience_s(self) -> float:
         return self.kit.patience_s
@@ -83,6 +85,9 @@ class SinkRunner:
             self._first_at = time.monotonic()
         self._wake.set()
 
+    async def lost(self, tp: TP, expected: int) -> bool:
+        return await self.kit.halt.at_gap(self._name(tp), tp.partition, expected)
+
     async def restore(
         self, tps: Iterable[TP], committed: Mapping[TP, int | None], generation: int
     ) -> dict[TP, int]:
@@ -94,6 +99,7 @@ class SinkRunner:
         for tp in tps:
             first, end = bounds[(self._name(tp), tp.partition)]
             done = committed.get(tp)
+            await self.kit.halt.at_start(self._name(tp), tp.partition, first if done is None else done, first)
             self.inputs[tp] = Input(self._name(tp), tp, min(max(done or first, first), end), 0)
         await self._open()
         for item in self.inputs.values():

@@ -128,6 +128,14 @@ class Snapshots:
                 log.warning("AOS9002: snapshot of %s is refused: %s", place, why)
         return None
 
+    def of_other_topics(self, processor: str, partition: int, ids: Mapping[str, str]) -> dict[str, str]:
+        """Topics that were made anew since the newest snapshot, and their ids then; after a `load`."""
+        slots = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
+        newest = max((m for m in slots if m is not None), key=lambda m: m.rank, default=None)
+        if newest is None:
+            return {}
+        return {topic: id for topic, id in newest.ids.items() if id != ids.get(topic, id)}
+
     async def _body(self, manifest: Manifest) -> bytes | None:
         count = -(-manifest.size // CHUNK_BYTES)
         if count > len(self._chunks):

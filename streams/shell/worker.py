@@ -27,6 +27,7 @@ from aos.streams.shell.codec import SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
 from aos.streams.shell.downstream import Downstream
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
+from aos.streams.shell.halt import TopicWatch
 from aos.streams.shell.kit import Kit
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
@@ -139,6 +140,7 @@ class Worker:
         self.apps: list[App] = []
         self.ports: list[Runner | SinkRunner] = []
         self.downstream: list[Downstream] = []
+        self._topic_watch: TopicWatch | None = None
         self.partitions: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
@@ -156,6 +158,12 @@ class Worker:
         await asyncio.gather(*(app.start() for app in self.apps))
         for watched in self.downstream:
             watched.start()
+        self._topic_watch = TopicWatch(
+            self.options,
+            self._ids,
+            [(port.kit.halt, self.deployment.inputs(port.kit.processor)) for port in self.ports],
+        )
+        self._topic_watch.start()
         self._watchdog.start()
 
     def stop_soon(self) -> None:
@@ -165,7 +173,8 @@ class Worker:
 
     async def stop(self) -> None:
         """Settle all, commit, leave."""
-        await asyncio.gather(*(app.stop() for app in self.apps), *(one.stop() for one in self.downstream))
+        watches = [one for one in (*self.downstream, self._topic_watch) if one is not None]
+        await asyncio.gather(*(app.stop() for app in self.apps), *(one.stop() for one in watches))
         await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop())
         self._watchdog.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from random import Random
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -93,20 +94,24 @@ def full(stand: Stand, random: Random) -> Injected:
 
 
 def topics_changed(stand: Stand, random: Random) -> Injected:
-    """Fault 34: a topic that is read is cut short beyond the reader's lag, then deleted and made anew.
+    """Fault 34: a topic that is read is deleted and made anew, then cut short beyond the reader's lag.
 
-    Each must be told within 30 s: an alarm in the reader's log, or the reader stops. Silence is a violation of I6.
+    Each must be told within 30 s, in the reader's log or on aos.alerts; silence is a violation of I6. The reader stands
+    still, so the operator starts it anew, and names the topic whose loss is accepted.
     """
     began = time.time()
     failed = []
-    for name, change in (("cut short", _cut_short), ("made anew", _made_anew)):
+    for name, change in (("made anew", _made_anew), ("cut short", _cut_short)):
         before, alerts = log_size(stand, "worker-edge-0"), written(stand, "aos.alerts")
         change(stand)
         if not _alarm(stand, before, alerts):
             failed.append(("I6", f"{VICTIM} was {name}: no alarm within {ALARM_S:.0f} s"))
-    stand.up.stack.children.kill("worker-edge-0")  # what an operator would do: start the reader anew
-    healed = time.time()
-    stand.wait_ready()
+        if change is _cut_short:
+            stand.up.settings = replace(stand.up.settings, accept_loss=(VICTIM,))
+        stand.up.stack.children.stop("worker-edge-0", 30)
+        healed = time.time()
+        stand.up.start_worker("edge")
+        stand.wait_ready()
     return Injected(began, healed, "worker-edge-0", failed=tuple(failed), detail=f"{VICTIM}, read by admit")
 
 

@@ -82,7 +82,11 @@ class Stand:
     async def topics(self, partitions: int = 1, **limits: int) -> None:
         sizes = {name: limits.get(name.replace(".", "_"), 8 << 20) for name in toys.SCHEMAS}
         specs = [TopicSpec(name, partitions, max_bytes=size) for name, size in sizes.items()]
-        specs += [TopicSpec("aos.snapshots", compacted=True), TopicSpec("aos.dead-letters")]
+        specs += [
+            TopicSpec("aos.snapshots", compacted=True),
+            TopicSpec("aos.dead-letters"),
+            TopicSpec("aos.alerts"),
+        ]
         await provision(self.options, specs)
 
     async def spare(self, ordinal: int = 0, **settings: Any) -> Process:

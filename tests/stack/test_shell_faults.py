@@ -14,16 +14,18 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Feeder, Stand
+from harness import Feeder, Process, Stand
 from toys import SLOW
 
 from aos.codecs.schemas import RECORDS
 from aos.codecs.wire import decode
+from aos.streams.shell.topics import Admin, TopicSpec, provision
 
 pytestmark = pytest.mark.stack
 
@@ -66,6 +68,61 @@ async def test_shell_crashes_before_the_ack_when_an_output_is_refused(stand: Sta
         await stand.caught_up("toy-row", "toy.rows")
         assert await again.end() == 0
     assert {row[0] for row in await stand.rows("toy.small")} == set(range(1, 400))
+
+
+async def says(worker: Process, words: str, within_s: float = 30.0) -> None:
+    ends = time.monotonic() + within_s
+    while words not in worker.log.read_text():
+        assert time.monotonic() < ends, worker.tail()
+        await asyncio.sleep(0.1)
+
+
+async def test_shell_stands_still_when_messages_went_before_they_were_read(stand: Stand) -> None:
+    """Retention overtook a reader that was away: it says so and reads nothing, until an operator accepts the loss.
+
+    With `at_start` always False the rows behind the loss are read as if nothing had happened.
+    """
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows(range(1, 6))
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await worker.end() == 0
+        await feeder.rows(range(6, 9))
+        await feeder.producer.flush()
+        admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
+        await admin.start()
+        await admin.delete_records({TopicPartition(f"{stand.prefix}toy.rows", 0): RecordsToDelete(-1)})
+        await admin.close()
+        before = await stand.committed("toy-row")
+        worker = await stand.worker()
+        await says(worker, "AOS9003: toy-row stands still: toy.rows: messages were removed")
+        await feeder.rows(range(9, 12))
+        await feeder.producer.flush()
+        await asyncio.sleep(2)
+        assert await stand.committed("toy-row") == before
+        assert await worker.end() == 0
+        again = await stand.worker(accept_loss=["toy.rows"])
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0
+    found = {row[0] for row in await stand.rows("toy.small")}
+    assert found >= {*range(1, 6), *range(9, 12)}
+    assert not found & {6, 7, 8}
+
+
+async def test_shell_notices_that_a_topic_was_made_anew_under_it(stand: Stand) -> None:
+    """The reader's offsets mean nothing any more: without the watch it would wait for offsets that never come."""
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows(range(1, 6))
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+    async with Admin(stand.options) as admin:
+        await admin.delete(["toy.rows"])
+    await asyncio.sleep(1)
+    await provision(stand.options, [TopicSpec("toy.rows", 1)])
+    await says(worker, "AOS9003: toy-row stands still: toy.rows: it was deleted and made anew")
+    assert await worker.end() == 0
 
 
 async def test_shell_keeps_poison_with_its_origin_before_it_goes_on(stand: Stand) -> None:

@@ -71,7 +71,7 @@ def test_flight_keeps_what_is_done_when_sought_elsewhere() -> None:
     flight.took(0, 5)
     flight.took(5, 9)
     flight.finished(0, 5)
-    flight.reset()
+    flight.reset(0)
     assert (flight.position(), flight.in_air) == (5, False)
     flight.took(5, 7)
     assert flight.position() == 5
@@ -85,7 +85,7 @@ def test_flight_does_not_pass_a_dropped_span_by_a_seek() -> None:
         flight.took(*span)
     flight.finished(0, 5)
     flight.finished(6, 9)
-    flight.reset()
+    flight.reset(0)
     assert flight.position() == 5
 
 
@@ -130,12 +130,17 @@ class Port:
     def __init__(self, at: int = 0) -> None:
         self.at, self.restores, self.settles = at, 0, 0
         self.patience = 0.0
+        self.gone, self.asked = False, list[Any]()
 
     def patience_s(self) -> float:
         return self.patience
 
     def wants(self, tp: TP) -> bool:
         return True
+
+    async def lost(self, tp: TP, expected: int) -> bool:
+        self.asked.append((tp, expected))
+        return self.gone
 
     async def restore(self, tps: Any, committed: Any, generation: int) -> dict[TP, int]:
         self.restores += 1
@@ -214,6 +219,23 @@ async def test_consumer_does_not_commit_a_replay_below_the_commit(consumer: Any)
     consumer.finished(HERE, 6, 9)
     await consumer.commit()
     assert consumer._thread.commits == [{HERE: 9}]
+
+
+async def test_consumer_hands_nothing_over_behind_a_loss(consumer: Any) -> None:
+    port = consumer.app.port
+    consumer._thread.fetched = {HERE: records(0, 1, 2)}
+    assert list(await consumer._getmany({HERE}, 1.0)) == [HERE]
+    assert port.asked == []
+    consumer._thread.fetched = {HERE: records(4, 5)}  # compaction's gap
+    assert list(await consumer._getmany({HERE}, 1.0)) == [HERE]
+    assert port.asked == [(HERE, 3)]
+    port.gone = True
+    consumer._thread.fetched = {HERE: records(9)}
+    assert await consumer._getmany({HERE}, 1.0) == {}
+    assert port.asked[1:] == [(HERE, 6)]
+    consumer.finished(HERE, 0, 6)
+    await consumer.commit()
+    assert consumer._thread.commits == [{HERE: 6}]
 
 
 @pytest.mark.parametrize("turn", ["hold", "release"])
