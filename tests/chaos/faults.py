@@ -148,6 +148,8 @@ def load_all() -> dict[int, Fault]:
         faults_kill,
         faults_network,
         faults_owners,
+        faults_poison,
+        faults_poison_again,
         faults_resources,
         faults_upgrade,
     )

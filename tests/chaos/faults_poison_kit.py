@@ -83,7 +83,7 @@ class Poisoner:
         self.stand, self.fault = stand, fault
         self.prefix = stand.settings.prefix
         self.tenants = stand.settings.tenants
-        self.name = f"poison{fault}-{int(time.time() * 10) % 100_000_000}"  # a fault may run more than once
+        self.name = f"poison{fault}-{time.time_ns() // 1_000_000 % 10**9}"  # a fault may run more than once
         self.journal = Journal(stand.folder / f"journal-{self.name}.ndjson")
         self._list = os.open(stand.folder / "poison.ndjson", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._producer = Producer(self.config(**config))
