@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tests.chaos.journal import ACKNOWLEDGED, REFUSED
+from tests.chaos.judge_answers import answers_count_once
 from tests.chaos.judge_read import Evidence, Row, rows_of, tenant_of
 from tests.chaos.judge_recovery import recoveries
 
@@ -159,6 +160,7 @@ def order_is_kept(evidence: Evidence) -> Iterator[str]:
             yield f"{lane}: {sent.id} came after {before}"
         last[lane] = max(last.get(lane, (-1, "")), (sent.seq, sent.id))
     yield from legal_lives(evidence)
+    yield from answers_count_once(evidence)
 
 
 def legal_lives(evidence: Evidence) -> Iterator[str]:

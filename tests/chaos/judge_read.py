@@ -24,19 +24,26 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *REQUEST, "id", "status", "code", "payload", "score", "agents", "attempts", "cost_usd_micros", "finished_at",
         "latency_us", "repeated",
     ),
-    "aos.ledger": (*REQUEST, "kind", "id", "step", "attempt", "agent", "epoch", "status"),
+    "aos.ledger": (
+        *REQUEST, "kind", "id", "step", "attempt", "agent", "epoch", "status", "token", "payload",
+    ),
+    "aos.inbox": (
+        "request_id", "round", "kind", "step", "attempt", "service", "agent", "epoch", "token", "timeout_ms",
+    ),
     "aos.dead-letters": (
         "tenant", "processor", "code", "topic", "partition", "offset", "row", "request_id", "body", "body_size",
     ),
     "aos.decisions": (*REQUEST, "kind", "step", "attempt", "agent", "epoch", "cell_partition"),
     "aos.outcomes": ("request_id", "step", "attempt", "agent", "status"),
     "aos.tasks": (*REQUEST, "step"),
-    "aos.experiences": (*REQUEST, "kind", "step", "attempt", "agent", "task_kind", "score", "quarantined", "status"),
+    "aos.experiences": (
+        *REQUEST, "kind", "step", "attempt", "agent", "task_kind", "score", "quarantined", "status", "code",
+    ),
     "aos.patterns": ("domain", "kind", "members", "support"),
     "aos.strategies": ("name", "version", "evidence_count", "changed_at", "reason"),
     "aos.beliefs": ("domain", "task_kind", "agent", "count", "drift_count"),
 }  # fmt: skip
-WITH_TENANTS = ("aos.results",)
+NAMED = ("aos.results", "aos.inbox")  # one topic a tenant, one a service
 
 
 @dataclass
@@ -70,7 +77,7 @@ def tenant_of(topic: str, base: str) -> str:
 
 def base_of(topic: str) -> str:
     """`aos.results.acme` -> `aos.results`, for the topics that laws are about."""
-    return next((base for base in WITH_TENANTS if topic.startswith(base + ".")), topic)
+    return next((base for base in NAMED if topic.startswith(base + ".")), topic)
 
 
 def rows_of(value: bytes, columns: Iterable[str]) -> list[Row]:
