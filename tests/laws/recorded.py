@@ -12,7 +12,7 @@ from aos.streams.processor import Batch, Processor, Raw, Views
 from aos.streams.simulated_log import NO_ROWS, World
 from aos.streams.simulated_loop import SECRET
 from aos.streams.topology import PROCESSORS, VIEWS
-from tests.simulation.scene import scene
+from tests.simulation.scene import QUOTAS, scene
 
 SEED, REQUESTS = 11, 50
 FETCH = 8  # raw records of one fetch of an edge
@@ -82,7 +82,7 @@ class Recording(NamedTuple):
 @cache
 def recording() -> Recording:
     """Played once for all laws."""
-    played = scene(SEED, REQUESTS)
+    played = scene(SEED, REQUESTS, **QUOTAS)
     played.play()
     world = played.simulation.world
     views = {topic: view.empty() for topic, view in VIEWS.items()}

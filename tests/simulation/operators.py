@@ -14,9 +14,10 @@ from aos.streams.simulated_log import World
 VALUES: dict[str, tuple[Any, ...]] = {
     "candidates_max": (1, 2, 16), "quality_min": (0.0, 0.2), "prefetch": (1.0, 3.0), "trial_floor": (0.0, 0.05),
     "lane_age_ms": (10, 20_000), "exploration": (0.1, 4.0), "confidence_min": (0.0, 0.3),
+    "waiting_max": (4, 40, 200_000), "quota_burst_s": (0.05, 5.0),
 }  # fmt: skip
 TENANTS = ("", "acme")
-FOR_ALL = ("candidates_max", "prefetch", "lane_age_ms")
+FOR_ALL = ("candidates_max", "prefetch", "lane_age_ms", "waiting_max")
 
 
 @dataclass

@@ -19,6 +19,11 @@ SETTINGS: dict[str, Any] = {
     "gone_after_ms": 2_500, "request_timeout_ms": 60_000, "repeat_window_s": 100_000, "trial_outcomes": 2,
     "mine_every": 10, "mine_window": 60, "optimise_every": 12,
 }  # fmt: skip
+QUOTAS: dict[str, Any] = {
+    "quota_requests_per_s": {"acme": 20.0}, "quota_bytes_per_s": {"acme": 400.0}, "quota_in_flight": {"acme": 3},
+    "quota_burst_s": 0.3, "waiting_max": 40,
+}  # fmt: skip
+"""Limits that a world's callers run into, `default` only when the fleet cannot keep up."""
 AFTERWARDS_US = 8_000_000  # agents live on so long after the last result: late answers, releases, health
 SILENCE_US = 60_000_000  # then they fall silent, and all of them are gone
 QUIET_US = 150_000_000  # nothing may hold a request longer than its own limit and all waits
@@ -73,12 +78,16 @@ class Scene:
 
 
 def scene(
-    seed: int, requests: int = 40, chances: Chances | None = None, habits: Habits | None = None
+    seed: int,
+    requests: int = 40,
+    chances: Chances | None = None,
+    habits: Habits | None = None,
+    **changed: Any,
 ) -> Scene:
-    """The world of a seed, not yet played."""
+    """The world of a seed, not yet played; `changed`: settings that are not those of every world."""
     client = Client(requests, TENANTS)
     services = fleet(habits or Habits())
-    settings = Settings(**SETTINGS)
+    settings = Settings(**{**SETTINGS, **changed})
     simulation = Simulation(
         PROCESSORS, GROUPS, VIEWS, seed=seed, settings=settings, chances=chances, actors=[*services, client]
     )
