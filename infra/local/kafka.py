@@ -137,6 +137,11 @@ class Broker:
         """Check port and disk, write the settings, format the data folder."""
         if self._given_port:
             check_port(self.port, "the broker")
+        if set(str(self.folder)) & set(",\\"):  # Kafka reads a list there, and escapes
+            raise StackError(
+                f"Kafka cannot keep its data in {self.folder}: there is a comma or backslash in the name.",
+                "Choose another folder (--data-dir, AOS_DATA_DIR).",
+            )
         check_disk(self.host, self.folder, DATA_BYTES, "the broker's data")
         self.folder.mkdir(parents=True, exist_ok=True)
         controller = free_port()

@@ -68,11 +68,15 @@ class Halt:
             "AOS9003: %s stands still: %s %s; see the setting accept_loss",
             self._name, self.reason, json.dumps(evidence),
         )  # fmt: skip
+        await self.alert("gone", topic, message, evidence)
+
+    async def alert(self, what: str, subject: str, message: str, evidence: Mapping[str, Any]) -> None:
+        """A row on aos.alerts, if the broker takes it in time; an alert of one name is one alert."""
         row = {
-            "alert": f"{self._name}/{topic}/gone",
+            "alert": f"{self._name}/{subject}/{what}",
             "kind": "opened",
             "source": self._name,
-            "subject": topic,
+            "subject": subject,
             "message": message,
             "evidence": json.dumps(evidence),
             "seen_at": time.time_ns() // 1000,

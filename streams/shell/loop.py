@@ -98,6 +98,8 @@ class Loop:
             while await self._work():
                 await self._round()
         except Undeliverable as error:
+            place = {"partition": self.partition, "error": str(error)[:500]}
+            await self.kit.halt.alert("outputs", self.kit.processor.name, "outputs were not accepted", place)
             die(BROKEN, f"{self.kit.processor.name}/{self.partition}: outputs were not accepted", error)
         except Exception as error:
             die(BROKEN, f"{self.kit.processor.name}/{self.partition}: the shell failed", error)

@@ -128,6 +128,8 @@ class SinkRunner:
                 elif await self._full():
                     await self._bundle()
         except Undeliverable as error:
+            said = {"error": str(error)[:500]}
+            await self.kit.halt.alert("outputs", self.kit.processor.name, "outputs were not accepted", said)
             die(BROKEN, f"{self.kit.processor.name}: dead letters were not accepted", error)
         except Exception as error:
             die(BROKEN, f"{self.kit.processor.name}: the sink failed", error)

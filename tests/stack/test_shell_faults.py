@@ -63,6 +63,9 @@ async def test_shell_crashes_before_the_ack_when_an_output_is_refused(stand: Sta
         await feeder.producer.flush()
         assert await worker.end(signal.SIGCONT, timeout=20) == 70, worker.tail()
         assert (await stand.committed("toy-row"))[("toy.rows", 0)] == 1
+        (alert,) = await stand.records("aos.alerts")
+        (said,) = decode(alert.value, dict(alert.headers), RECORDS["alert"]).to_pylist()
+        assert (said["subject"], said["message"]) == ("toy-row", "outputs were not accepted")
         await limit(stand, "toy.small", 1 << 20)
         again = await stand.worker()
         await stand.caught_up("toy-row", "toy.rows")

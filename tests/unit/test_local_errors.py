@@ -146,6 +146,12 @@ def test_a_postgres_without_the_extension_is_not_taken(bare: Host, tmp_path: Pat
     assert installed_postgres(bare) == bin_folder
 
 
+def test_a_folder_that_kafka_would_read_as_two(bare: Host, children: Children, tmp_path: Path) -> None:
+    broker = Broker(bare, children, tmp_path / "one, two")
+    with refused("comma or backslash.*--data-dir"):
+        broker.arrange()
+
+
 def test_disk_full(bare: Host, children: Children, tmp_path: Path) -> None:
     full = Host(bare.environ, 1000, bare.say, bare.etc, free_bytes=lambda path: 7 << 20)
     with refused(r"The disk is too full for Kafka: .* has 7 MB free, 100 MB are needed\. Make room"):
