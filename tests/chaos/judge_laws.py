@@ -13,6 +13,7 @@ from tests.chaos.journal import ACKNOWLEDGED, REFUSED
 from tests.chaos.judge_answers import answers_count_once
 from tests.chaos.judge_read import Evidence, Row, rows_of, tenant_of
 from tests.chaos.judge_recovery import recoveries
+from tests.chaos.judge_versions import parked, settings_existed
 
 SAID = ("status", "code", "payload", "agents", "attempts", "cost_usd_micros", "finished_at", "latency_us")
 STORED = ("aos.ledger", "aos.decisions", "aos.experiences")  # what the store reads in every run
@@ -62,7 +63,7 @@ def ids_in(letter: Row) -> set[str]:
 
 def lost(evidence: Evidence) -> list[Place]:
     """Acknowledged, and neither a result nor a dead letter."""
-    ended = {(tenant, id) for tenant, id, _ in finals(evidence)} | dead(evidence)
+    ended = {(tenant, id) for tenant, id, _ in finals(evidence)} | dead(evidence) | parked(evidence)
     return [
         place for place, sent in evidence.sent.items() if sent.state == ACKNOWLEDGED and place not in ended
     ]
@@ -101,6 +102,9 @@ def one_end(evidence: Evidence) -> Iterator[str]:
     buried = dead(evidence)
     for place in buried & {(tenant, id) for tenant, id, _ in ends}:
         yield f"{place} has a result and a dead letter"
+    for place in parked(evidence) & {(tenant, id) for tenant, id, _ in ends}:
+        if evidence.sent[place].sends == 1:  # else it was parked once and answered once
+            yield f"{place} has a result and is parked"
     rounds: defaultdict[Place, set[int]] = defaultdict(set)
     for row in evidence.rows("aos.results"):
         place = (tenant_of(row["_topic"], "aos.results"), row["id"] or "")
@@ -119,7 +123,7 @@ def counts_agree(evidence: Evidence) -> Iterator[str]:
     """I2: per tenant, final rows in SQL are the acknowledged and those unknown that appeared, each once."""
     rows = Counter((row["result_tenant"], row["id"], row["round"]) for row in evidence.sql.get("results", ()))
     in_sql = {place[:2] for place in rows}
-    buried = dead(evidence)
+    buried = dead(evidence) | parked(evidence)
     for place, sent in evidence.sent.items():
         if sent.state == ACKNOWLEDGED and place not in in_sql and place not in buried:
             yield f"{place} was acknowledged and has no final row"
@@ -161,6 +165,7 @@ def order_is_kept(evidence: Evidence) -> Iterator[str]:
         last[lane] = max(last.get(lane, (-1, "")), (sent.seq, sent.id))
     yield from legal_lives(evidence)
     yield from answers_count_once(evidence)
+    yield from settings_existed(evidence)
 
 
 def legal_lives(evidence: Evidence) -> Iterator[str]:

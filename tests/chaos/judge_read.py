@@ -33,7 +33,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "aos.dead-letters": (
         "tenant", "processor", "code", "topic", "partition", "offset", "row", "request_id", "body", "body_size",
     ),
-    "aos.decisions": (*REQUEST, "kind", "step", "attempt", "agent", "epoch", "cell_partition"),
+    "aos.decisions": (
+        *REQUEST, "kind", "step", "attempt", "agent", "epoch", "cell_partition", "settings_version",
+    ),
+    "aos.settings": ("version", "name", "tenant"),
     "aos.outcomes": ("request_id", "step", "attempt", "agent", "status"),
     "aos.tasks": (*REQUEST, "step"),
     "aos.experiences": (
@@ -93,6 +96,12 @@ def rows_of(value: bytes, columns: Iterable[str]) -> list[Row]:
     return [{**row, **empty} for row in table.select(names).to_pylist()]
 
 
+def of_unknown_release(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
+    """Whether a message says that it is of a major version other than 1: such a row is nobody's until it is known."""
+    major, point, _ = (dict(headers or ()).get("aos-version") or b"").partition(b".")
+    return bool(point) and major != b"1"
+
+
 def read_topics(
     bootstrap: str, prefix: str, secrets: list[bytes], hostile: dict[tuple[str, int, int], Row] | None = None
 ) -> Evidence:
@@ -110,6 +119,8 @@ def read_topics(
             if any(secret in part for secret in secrets for part in whole):
                 found.secrets_seen.append(f"{topic}/{partition}@{message.offset()}")
             if base not in COLUMNS or not value or (topic, partition, message.offset()) in found.hostile:
+                continue
+            if of_unknown_release(message.headers()):
                 continue
             place = {"_topic": topic, "_partition": partition, "_offset": message.offset()}
             place["_at"] = message.timestamp()[1] / 1000

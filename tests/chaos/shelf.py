@@ -17,7 +17,7 @@ from aos.codecs.errors import RecordError
 from aos.codecs.schemas import RECORDS
 from aos.codecs.topics import TOPICS, inbox, record_of
 from aos.streams.processor import Batch, Processor, Views
-from aos.streams.shell.snapshots import MANIFEST, pack
+from aos.streams.shell.snapshots import CHUNK_BYTES, MANIFEST, pack
 from tests.chaos.looks import ends_of
 from tests.chaos.stand import Stand
 
@@ -79,6 +79,15 @@ def log_of(stand: Stand, topic: str, partition: int = 0, first: int = OFFSET_BEG
         consumer.close()
 
 
+def end_of(stand: Stand, topic: str, partition: int = 0) -> int:
+    """The next offset of a partition."""
+    consumer = Consumer({"bootstrap.servers": stand.settings.bootstrap, "group.id": "chaos-shelf"})
+    try:
+        return ends_of(consumer, stand.settings.prefix + topic, partition)[1]
+    finally:
+        consumer.close()
+
+
 def shelf(stand: Stand) -> dict[Key, list[Saved]]:
     """All versions of each slot whose bytes are those its manifest is about, the oldest first."""
     found: dict[Key, list[Saved]] = {}
@@ -125,7 +134,7 @@ def items(place: Key, saved: Saved) -> list[Item]:
     return [*chunks, item(place, MANIFEST, json.dumps(dict(saved.manifest)).encode())]
 
 
-# ways to damage a slot: all but `old` must be refused
+# ways to damage a slot: all but `old` must be refused; of those that say so, for that reason
 
 
 def flip_on_the_disk(place: Key, versions: list[Saved], other: Saved, random: Random) -> list[Item]:
@@ -168,8 +177,8 @@ def of_another_release(place: Key, versions: list[Saved], other: Saved, random: 
     parts[name] = parts[name].rename_columns([f"{one}_" for one in parts[name].schema.names])
     body, sizes = pack(parts)
     manifest = {**saved.manifest, "parts": sizes, "size": len(body), "crc32c": google_crc32c.value(body)}
-    step = max(map(len, saved.chunks))
-    return items(place, Saved(manifest, tuple(body[at : at + step] for at in range(0, len(body), step))))
+    chunks = tuple(body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES))
+    return items(place, Saved(manifest, chunks))
 
 
 def old(place: Key, versions: list[Saved], other: Saved, random: Random) -> list[Item]:
@@ -212,22 +221,24 @@ def put(stand: Stand, written: list[Item]) -> None:
         raise OSError(f"{TOPIC} did not take the damage: {refused}")
 
 
-def made_again(stand: Stand, processor: Processor, partition: int, saved: Saved) -> bool:
-    """Whether a fold's log, from its beginning, makes the very bytes of a snapshot."""
+def made_again(stand: Stand, processor: Processor, partition: int, before: Saved, saved: Saved) -> bool:
+    """Whether a fold's state and what its log has from there on make the very bytes of a later snapshot."""
     (topic,) = processor.reads
-    state, now = processor.initial(partition), 0
+    assert processor.load is not None
+    assert processor.dump is not None
+    state, now = processor.load(partition, batches_of(before)), before.manifest["now"]
     counts = dict.fromkeys(TOPICS, stand.settings.partitions)
-    counts |= {name: 1 for name, topic in TOPICS.items() if not topic.spread}
+    counts |= {name: 1 for name, one in TOPICS.items() if not one.spread}
     counts |= {inbox(name): stand.settings.inbox_partitions for name in stand.services}
     views = Views(stand.settings, counts, {}, stand.settings.secret.encode())
-    for message in log_of(stand, topic, partition):
+    for message in log_of(stand, topic, partition, before.manifest["offsets"][topic]):
         if message.offset() >= saved.manifest["offsets"][topic]:
             break
         now = max(now, message.timestamp()[1] * 1000)
+        headers = dict(message.headers() or ())
         try:
-            rows = wire.decode_by_name(message.value(), dict(message.headers() or ()), record_of(topic).name)
+            rows = wire.decode_by_name(message.value(), headers, record_of(topic).name)
         except RecordError:
             continue  # a dead letter, which no state has seen
         state = processor.step(state, Batch(topic, partition, message.offset(), rows), now, views, 0).state
-    assert processor.dump is not None
     return pack(processor.dump(state))[0] == saved.body

@@ -71,10 +71,10 @@ class ChaosUp(Up):
 
     def start_worker(self, group: str, ordinal: int = 0) -> int:
         self.status_file(group, ordinal).unlink(missing_ok=True)
-        argv = [*self.stand.worker_program, "--ordinal", str(ordinal)]
+        name = worker_name(group, ordinal)
+        argv = [*self.stand.programs.get(name, self.stand.worker_program), "--ordinal", str(ordinal)]
         argv += ["--processors", ",".join(self._groups[group])]
         argv += ["--status-file", str(self.status_file(group, ordinal))]
-        name = worker_name(group, ordinal)
         seen = self.stand.settings_by_link(f"worker-{group}")
         return self.stack.children.spawn(
             name,
@@ -105,6 +105,9 @@ class Stand:
         self.environ: dict[
             str, dict[str, str]
         ] = {}  # process -> more of its environment, from its next start on
+        self.programs: dict[
+            str, Sequence[str]
+        ] = {}  # worker -> what starts it instead, from its next start on
         self.settings = Settings(**{
             "tenants": TENANTS, "secret": SECRET, "snapshot_s": 5.0, "data_dir": str(folder / "data"), **settings,
         })  # fmt: skip

@@ -59,7 +59,7 @@ def good() -> Evidence:
         })  # fmt: skip
         common["_topic"] = "-"
         attempt = {**common, "step": 0, "attempt": 1, "agent": AGENT, "_offset": number, "_at": T0 + number}
-        found.topics["aos.decisions"].append({**attempt, "kind": "assigned"})
+        found.topics["aos.decisions"].append({**attempt, "kind": "assigned", "settings_version": 0})
         found.topics["aos.experiences"].append(
             {**attempt, "kind": "attempt", "task_kind": "shout", "score": 1.0, "quarantined": None}
         )
