@@ -34,6 +34,7 @@ from aos.codecs.records_edge import CONTROL, FEEDBACK, HEARTBEAT, OBSERVATION, O
 from aos.codecs.topics import DEFAULT_TENANT, base_of
 from aos.streams.dead_letters import DeadLetters
 from aos.streams.gather import Gathered, gather, tenants_of
+from aos.streams.origins import at_origin
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 
@@ -66,9 +67,10 @@ def step(state: None, batch: Batch, now: int, views: Views, seed: int) -> Step[N
     """Turn the raw messages of one fetch into rows of the inner logs."""
     tenants = views.settings.tenants
     dead = DeadLetters("admit", tenants)
-    bases = {topic: base_of(topic) for topic in dict.fromkeys(raw.topic for raw in batch.raws)}
+    came = at_origin(batch.raws, dead)
+    bases = {topic: base_of(topic) for topic in dict.fromkeys(raw.topic for raw in came)}
     by_base: dict[str, list[Raw]] = {}
-    for raw in batch.raws:
+    for raw in came:
         by_base.setdefault(bases[raw.topic], []).append(raw)
     outputs: list[Output] = []
     for base, raws in by_base.items():

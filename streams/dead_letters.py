@@ -15,6 +15,7 @@ from aos.streams.processor import Output, Raw
 DEAD_LETTERS = "aos.dead-letters"
 BODY_BYTES_MAX = 64 * 1024  # of the original that a dead letter keeps
 HEADERS_BYTES_MAX = 4 * 1024
+HEADERS_CUT = "aos-cut"  # stands among the headers of a letter that could not keep all
 MESSAGE_CHARS_MAX = 1_000
 ROWS_NAMED_MAX = 64  # dead letters a message; the last one says how many rows it stands for
 
@@ -82,6 +83,7 @@ def _headers(raw: Raw) -> str:
         shown = base64.b64encode(value or b"").decode()
         room -= len(name) + len(shown)
         if room < 0:
+            kept[HEADERS_CUT] = ""
             break
         kept[name] = shown
     return json.dumps(kept)

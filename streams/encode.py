@@ -33,6 +33,7 @@ from aos.codecs.records_flow import LEDGER
 from aos.streams.dead_letters import DeadLetters
 from aos.streams.gather import Gathered, gather, tenants_of
 from aos.streams.live import by_tenant
+from aos.streams.origins import at_origin
 from aos.streams.processor import Batch, Output, Raw, Step, Views
 
 TASKS_A_MESSAGE = (
@@ -50,15 +51,16 @@ def step(state: None, batch: Batch, now: int, views: Views, seed: int) -> Step[N
     """Turn the raw messages of one fetch into ledger rows, tasks and dead letters."""
     tenants = views.settings.tenants
     dead = DeadLetters("encode", tenants)
-    gathered = gather(batch.raws, REQUEST, tenants, dead)
+    raws = at_origin(batch.raws, dead)
+    gathered = gather(raws, REQUEST, tenants, dead)
     unread = {row: error for row, error in gathered.bad.items() if error.code not in _ANSWERED}
-    gathered = gathered.drop(unread, batch.raws, dead)
+    gathered = gathered.drop(unread, raws, dead)
     if gathered.rows.num_rows == 0:
         return Step(state, dead.outputs())
-    appended = np.array([raw.appended_at for raw in batch.raws], np.int64)[gathered.message]
+    appended = np.array([raw.appended_at for raw in raws], np.int64)[gathered.message]
     checked = requests.check(gathered.rows, appended, views.settings)
     refused = {row: _refusal(error) for row, error in gathered.bad.items()} | checked.refused
-    common = _common(gathered, batch.raws, appended, views)
+    common = _common(gathered, raws, appended, views)
     if not refused:
         outputs = _accepted(gathered.rows, common, checked.graphs, views)
     else:

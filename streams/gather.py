@@ -21,6 +21,7 @@ from aos.codecs.errors import RecordError
 from aos.codecs.fields import Record
 from aos.codecs.topics import tenant_of
 from aos.streams.dead_letters import DeadLetters
+from aos.streams.origins import ORIGIN, meant
 from aos.streams.processor import Raw
 
 
@@ -88,7 +89,11 @@ def gather(raws: Sequence[Raw], record: Record, tenants: Sequence[str], dead: De
             errors |= {(index, row): wrong for row, wrong in bad.items()}
         except RecordError as error:
             dead.message(raw, error.code, error.detail)
-    return _joined(record, batches, sizes, places, found, found_places, errors)
+    joined = _joined(record, batches, sizes, places, found, found_places, errors)
+    kept = (
+        meant(raws, joined.message, joined.row, dead) if any(ORIGIN in raw.headers for raw in raws) else None
+    )
+    return joined if kept is None else joined.keep(np.flatnonzero(kept))
 
 
 def _topics(raws: Sequence[Raw]) -> list[str]:
