@@ -214,7 +214,11 @@ class Runner:
         first, end = (await self.kit.reader.bounds([(topic, partition)]))[(topic, partition)]
         async for record in self.kit.reader.read(topic, partition, max(first, loop.journal), end):
             raw = raw_of(record, self.kit.options.prefix)
-            rows = self.kit.codec.decode(topic, raw.value, raw.headers)
+            try:
+                rows = self.kit.codec.decode(topic, raw.value, raw.headers)
+            except Exception as error:  # decode is pure: the bytes are why, and they are none of ours
+                log.error("%s: %s %d is no decision: %r", self._label(partition), topic, raw.offset, error)
+                continue
             loop.state = processor.adopt(loop.state, Batch(topic, partition, raw.offset, rows))
         loop.journal = max(loop.journal, end)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -46,6 +47,14 @@ class Topics(Log):
     inputs: tuple[str, ...] = ()
 
 
+class Journal(Topics):
+    """The records are allocate's journal; there is no snapshot."""
+
+    async def bounds(self, tps: Any) -> dict[Any, tuple[int, int]]:
+        ends = {"aos.decisions": len(self.records), "aos.snapshots": 0}
+        return {tp: (0, ends.get(tp[0], END)) for tp in tps}
+
+
 def save(log: Log, processor: Processor, slot: int, at: int, parts: Batches, partition: int = 0) -> None:
     body, sizes = pack(parts)
     offsets = dict.fromkeys(processor.reads, at)
@@ -70,6 +79,26 @@ def began_at(log: Topics, processor: Processor) -> int:
     state = processor.dump(loop.state) if processor.dump is not None else {}
     assert {name: rows.schema for name, rows in state.items()} == schemas(processor, loop.state)
     return int(loop.inputs[processor.reads[0]].position)
+
+
+def test_bytes_in_the_journal_that_are_no_decision_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    """They ended allocate's worker, and again after each restart: whoever may write the journal could stop AOS."""
+    decision = RECORDS["decision"]
+    value, headers = wire.encode(make.empty("decision"), decision)
+    log, adopted = Journal(), []
+    for bad in (b"", b"\xff" * 64, value[:-20], value):
+        log.records.append(
+            SimpleNamespace(
+                topic="aos.decisions", partition=0, offset=len(log.records), timestamp=5, key=None, value=bad,
+                headers=list(headers.items()),
+            )
+        )  # fmt: skip
+    processor = dataclasses.replace(
+        PROCESSORS["allocate"], adopt=lambda state, batch: (adopted.append(batch.offset), state)[1]
+    )
+    began_at(log, processor)
+    assert adopted == [3]
+    assert caplog.text.count("is no decision") == 3
 
 
 def schemas(processor: Processor, state: Any) -> Mapping[str, pa.Schema]:
