@@ -66,6 +66,7 @@ class Fault:
     missing: Callable[[], str | None] = field(default=lambda: NOT_BUILT, repr=False)
     # what the stand must have before it starts: "links" (toxic proxies), "replicas" (two services), …
     needs: frozenset[str] = frozenset()
+    waits: str = ""  # what of the row is not tried, and what it waits for; it stands in the table
 
 
 MATRIX: tuple[tuple[int, str, str, str], ...] = (
@@ -130,12 +131,13 @@ def inject_by(
     *,
     missing: Callable[[], str | None] = possible,
     needs: frozenset[str] = frozenset(),
+    waits: str = "",
 ) -> None:
     """Give a fault its hands; ValueError for one that has some (two modules would build the same)."""
     fault = REGISTRY[number]
     if fault.inject is not no_hands:
         raise ValueError(f"fault {number} is built twice")
-    REGISTRY[number] = dataclasses.replace(fault, inject=inject, missing=missing, needs=needs)
+    REGISTRY[number] = dataclasses.replace(fault, inject=inject, missing=missing, needs=needs, waits=waits)
 
 
 def load_all() -> dict[int, Fault]:
@@ -143,6 +145,7 @@ def load_all() -> dict[int, Fault]:
     from tests.chaos import (  # noqa: F401  (they import this module)
         faults_agents,
         faults_broker,
+        faults_combined,
         faults_config,
         faults_database,
         faults_kill,
@@ -151,6 +154,7 @@ def load_all() -> dict[int, Fault]:
         faults_poison,
         faults_poison_again,
         faults_resources,
+        faults_tenants,
         faults_upgrade,
     )
 

@@ -241,6 +241,11 @@ def tenants_are_apart(evidence: Evidence) -> Iterator[str]:
             owner = whose.get(row["request_id"], row["tenant"])
             if row.get("kind") not in ("tick", "foreign") and row["tenant"] not in allowed(row, owner):
                 yield f"{topic}: a row of {row['tenant']} for {row['request_id'].hex()}, of {owner}"
+            if (
+                row.get("kind") in ("requested", "attempt")
+                and (row["domain"] or "").split("/")[0] != row["tenant"]
+            ):
+                yield f"{topic}: a row of {row['tenant']} teaches {row['domain']}"
     for row in evidence.sql.get("results", ()):
         owner = whose.get(bytes.fromhex(row["request_id"]), row["result_tenant"])
         if {row["result_tenant"], row["tenant"] or owner} != {owner}:

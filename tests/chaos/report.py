@@ -24,6 +24,7 @@ def rows(said: dict[str, Any], ran: list[dict[str, Any]], not_run: dict[int, str
             "kills": sum(one["kills"] for one in ran if one["number"] == number),
             **percentiles([item["seconds"] for item in mine]),
             "not_run": None if times else not_run.get(number, "not in this suite"), "failed": failed,
+            "waits": fault.waits,
         })  # fmt: skip
     return found
 
@@ -50,6 +51,8 @@ def text(report: dict[str, Any]) -> str:
         note = "".join(f"  FAILED: {what}" for what in row["failed"])
         if row["not_run"]:
             note = f"  not run: {row['not_run']}"
+        elif row["waits"]:
+            note += f"  not tried: {row['waits']}"
         head = f"{row['number']:>2} {row['fault'][:48]:<48} {row['suite']:<9} {row['times']:>5} {row['kills']:>5}"
         lines.append(f"{head} {figures}{note}")
     lines += ["", *figures_of(report), ""]
