@@ -283,7 +283,11 @@ DEAD_LETTER = Record(
         need("row", I32, "Row in the message; -1 for the whole message"),
         may("request_id", ID, "The request it belongs to, if it became one"),
         may("headers", TEXT, "Its headers, as JSON (values base64)"),
-        need("body", BYTES, "The original bytes, cut at 64 KiB"),
+        need(
+            "body",
+            BYTES,
+            "The original bytes, cut at 64 KiB (at 4 MiB when only a later release can read them)",
+        ),
         need("body_size", I64, "Size of the original", "bytes"),
         need("appended_at", TIME, "Append time of the original", "UTC"),
     ),

@@ -14,6 +14,7 @@ from aos.streams.processor import Output, Raw
 
 DEAD_LETTERS = "aos.dead-letters"
 BODY_BYTES_MAX = 64 * 1024  # of the original that a dead letter keeps
+PARKED_BYTES_MAX = 4 * 1024 * 1024  # of one that only a later release can read: it waits for that
 HEADERS_BYTES_MAX = 4 * 1024
 HEADERS_CUT = "aos-cut"  # stands among the headers of a letter that could not keep all
 MESSAGE_CHARS_MAX = 1_000
@@ -29,7 +30,7 @@ class DeadLetters:
 
     def message(self, raw: Raw, code: str, detail: str) -> None:
         """A message that cannot be read at all."""
-        self._add(raw, code, detail, -1, raw.value[:BODY_BYTES_MAX])
+        self._add(raw, code, detail, -1, kept(raw.value, code))
 
     def rows(self, raw: Raw, bad: dict[int, RecordError]) -> None:
         """Rows of a message that is readable otherwise, by row number."""
@@ -46,7 +47,7 @@ class DeadLetters:
 
     def refused(self, raw: Raw, code: str, message: str) -> None:
         """A message that a step or a sink gave up on, in the words of the error."""
-        self._keep(raw, code, message, -1, raw.value[:BODY_BYTES_MAX])
+        self._keep(raw, code, message, -1, kept(raw.value, code))
 
     def outputs(self) -> list[Output]:
         """One output, or none."""
@@ -73,6 +74,11 @@ class DeadLetters:
                 "appended_at": raw.appended_at,
             }
         )
+
+
+def kept(value: bytes, code: str) -> bytes:
+    """What a dead letter keeps of a message's bytes."""
+    return value[: PARKED_BYTES_MAX if code == "AOS1011" else BODY_BYTES_MAX]
 
 
 def _headers(raw: Raw) -> str:

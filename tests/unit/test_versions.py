@@ -10,7 +10,7 @@ from aos.codecs import rows as make
 from aos.codecs import wire
 from aos.codecs.errors import RecordError
 from aos.codecs.schemas import RECORDS
-from aos.streams.dead_letters import DeadLetters
+from aos.streams.dead_letters import BODY_BYTES_MAX, PARKED_BYTES_MAX, DeadLetters, kept
 from aos.streams.gather import gather
 from aos.streams.processor import Raw
 
@@ -60,3 +60,16 @@ def test_at_the_edge_an_unknown_major_version_is_a_dead_letter_with_its_bytes_an
     assert found.message.tolist() == [1]
     (letter,) = dead.outputs()[0].rows.to_pylist()
     assert (letter["code"], letter["offset"], letter["body"]) == ("AOS1011", 0, value)
+
+
+@pytest.mark.parametrize(("code", "whole"), [("AOS1011", True), ("AOS1001", False)])
+def test_what_only_a_later_release_can_read_is_kept_whole(code: str, whole: bool) -> None:
+    """A message of the ledger with 58 requests had 158 KiB: cut at 64 KiB nobody could ever have sent it back."""
+    value = bytes(BODY_BYTES_MAX + 1)
+    letters = DeadLetters("supervise", ("default",))
+    raw = Raw("aos.ledger", 0, 1, 0, None, value, {})
+    letters.refused(raw, code, "why")
+    letters.message(raw, code, "why")
+    bodies = [row["body"] for row in letters.outputs()[0].rows.to_pylist()]
+    assert bodies == [value if whole else value[:-1]] * 2
+    assert kept(bytes(PARKED_BYTES_MAX + 1), "AOS1011") == bytes(PARKED_BYTES_MAX)
