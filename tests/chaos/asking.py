@@ -25,7 +25,7 @@ LEDGER = ("kind", "id", "request_id", "step", "attempt", "agent", "service", "st
 RESULT = ("id", "request_id", "status", "code", "payload", "attempts", "agents")
 Row = dict[str, Any]
 Failed = list[tuple[str, str]]
-END_S = 150.0
+END_S = 300.0
 
 
 def agent(name: str, manner: str, capability: str, **more: Any) -> Row:

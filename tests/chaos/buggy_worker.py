@@ -7,10 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
-from tests.chaos import bugs_shell, bugs_steps
+from tests.chaos import bugs_answers, bugs_shell, bugs_steps
 from tests.chaos.planting import BUGS
 
-CATALOGUE = (bugs_shell, bugs_steps)  # imported for what they register
+CATALOGUE = (bugs_answers, bugs_shell, bugs_steps)  # imported for what they register
 
 
 def main() -> int:

@@ -12,12 +12,12 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.chaos import bugs_shell, bugs_steps
+from tests.chaos import bugs_answers, bugs_shell, bugs_steps
 from tests.chaos.planting import BUGS, Bug
 from tests.chaos.stand import ROOT
 
 RUN_S = 420
-CATALOGUE = (bugs_shell, bugs_steps)  # imported for what they register
+CATALOGUE = (bugs_answers, bugs_shell, bugs_steps)  # imported for what they register
 
 
 def run(one: Bug, tasks: int, rate: float) -> dict[str, Any]:
