@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -125,8 +126,11 @@ def make_topics(settings: Settings) -> None:
 def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Path | None = None) -> int:
     """Run a worker to its end; `status`: a file that says how it is, once a second."""
     pa.set_cpu_count(1)  # steps are small: threads of libraries would only wait for each other
+    bounds = options(settings, ordinal)
+    if status is not None:
+        bounds = replace(bounds, crumbs=str(status.with_suffix(".crumbs")))
     with threadpool_limits(1):
-        return run(deployment(settings, names), options(settings, ordinal), _started(settings, status))
+        return run(deployment(settings, names), bounds, _started(settings, status))
 
 
 def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from faust.types import TP
 
@@ -14,6 +14,7 @@ from aos.streams.dead_letters import DeadLetters
 from aos.streams.processor import Output, Processor, Raw, Views
 from aos.streams.shell.codec import Codec
 from aos.streams.shell.consumer import SafeConsumer
+from aos.streams.shell.crumbs import Crumbs
 from aos.streams.shell.halt import Halt
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
@@ -43,6 +44,7 @@ class Kit:
     staleness_s: Callable[[], float] = lambda: 0.0
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
     held_back: Callable[[], bool] = lambda: False
+    crumbs: Crumbs = field(default_factory=lambda: Crumbs(None))
     halt: Halt = field(init=False)
     _patience: Pressed = field(init=False)
 
@@ -95,6 +97,14 @@ class Input:
     def drop(self) -> None:
         self.queue.clear()
         self.waiting_bytes = 0
+
+
+class Done(NamedTuple):
+    """What a round took of one topic: offsets from `first` to before `end`."""
+
+    item: Input
+    first: int
+    end: int
 
 
 class Gather:

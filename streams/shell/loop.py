@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from aos.codecs.errors import RecordError
 from aos.streams.processor import Batch, Law, Output, Raw, Recall, Step
 from aos.streams.shell.consumer import Bundle
+from aos.streams.shell.crumbs import deadly, suspicious
 from aos.streams.shell.fatal import BROKEN, die, log
-from aos.streams.shell.kit import Gather, Input, Kit
+from aos.streams.shell.kit import Done, Gather, Input, Kit
 from aos.streams.shell.outgoing import Outgoing, messages_of
 from aos.streams.shell.pressure import Pressure
 from aos.streams.shell.producer import Undeliverable
@@ -30,16 +31,9 @@ from aos.streams.shell.reader import raw_of
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_PATIENCE = 2.0  # times a processor's patience between two ticks of a fold
+SKIPPED = "the step failed on it, or ended the process three times; see the worker's log"
 HELD_S = 0.1  # until an edge that was held back looks again
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
-
-
-class Done(NamedTuple):
-    """What a round took of one topic: offsets from `first` to before `end`."""
-
-    item: Input
-    first: int
-    end: int
 
 
 class Loop:
@@ -54,7 +48,11 @@ class Loop:
         self.journal = 0  # next offset of the journal
         self.next_due: int | None = None
         self.greet = False  # one tick after the replay, before anything else
-        self.skip: set[tuple[str, int]] = set()
+        processor = kit.processor.name
+        self._crumbs = {item.topic: kit.crumbs.of(processor, item.topic, partition) for item in inputs}
+        self.skip = deadly(self._crumbs)
+        # messages that an edge takes one by one
+        self._careful = kit.options.gather_rows * len(inputs) if suspicious(self._crumbs) else 0
         self.stopping = False
         self.moved_at = time.monotonic()
         self.steps_since_snapshot = 0
@@ -212,15 +210,22 @@ class Loop:
         self.now = max(self.now, raw.appended_at)
         muted = record.offset < item.committed
         if (item.topic, record.offset) in self.skip:
-            self._bury(raw, "AOS9001", "the step failed on it; see the worker's log", out, muted)
+            self._bury(raw, "AOS9001", SKIPPED, out, muted)
             return True
+        crumb = self._crumbs[item.topic]
+        crumb.enter(record.offset)
+        going_on = self._decoded(item, raw, out, muted)
+        crumb.leave()
+        return going_on
+
+    def _decoded(self, item: Input, raw: Raw, out: Outgoing, muted: bool) -> bool:
         try:
             rows = self.kit.codec.decode(item.topic, raw.value, raw.headers)
         except Exception as error:  # decode is pure: whatever it raises, the bytes are why
             self._bury(raw, getattr(error, "code", "AOS1001"), str(error), out, muted)
             return True
         self._count(raw, rows.num_rows)
-        return self._step(Batch(item.topic, self.partition, record.offset, rows), raw, out, muted)
+        return self._step(Batch(item.topic, self.partition, raw.offset, rows), raw, out, muted)
 
     def _take_raws(self, items: Sequence[Input], out: Outgoing, began: float) -> list[Done]:
         """What waits on all topics of an edge as one batch: a tenant's topic more must not be a step more."""
@@ -230,10 +235,16 @@ class Loop:
             first = item.position
             raws += self._some_of(item, (self.kit.options.gather_rows - len(raws)) // left)
             done.append(Done(item, first, item.position))
-        if raws:
-            self.now = max(self.now, max(raw.appended_at for raw in raws))
-            batch = Batch(raws[0].topic, self.partition, raws[0].offset, NO_ROWS, raws)
-            self._step(batch, raws[0], out, muted=False)
+        for raw in [raw for raw in raws if (raw.topic, raw.offset) in self.skip]:
+            self._bury(raw, "AOS9001", SKIPPED, out, muted=False)
+            raws.remove(raw)
+        for group in [[raw] for raw in raws] if self._careful else [raws] if raws else []:
+            self.now = max(self.now, max(raw.appended_at for raw in group))
+            batch = Batch(group[0].topic, self.partition, group[0].offset, NO_ROWS, group)
+            self._crumbs[batch.topic].enter(batch.offset)
+            self._step(batch, group[0], out, muted=False)
+            self._crumbs[batch.topic].leave()
+        self._careful = max(0, self._careful - len(raws))
         return done
 
     def _some_of(self, item: Input, most: int) -> list[Raw]:

@@ -70,6 +70,8 @@ class Options:
     stale_s: float = 5.0
     # topics whose missing messages the operator accepts: see `halt`
     accept_loss: frozenset[str] = frozenset()
+    # where a worker leaves what it is at, so that the next one finds what ended it: see `crumbs`; empty: nowhere
+    crumbs: str = ""
     # for tests: waits before each sending of what a step made
     ack_delay_s: float = 0.0
 

@@ -126,7 +126,9 @@ class Runner:
         if snapshot is not None:
             loop.now, loop.journal = snapshot.manifest.now, snapshot.manifest.journal
             loop.next_due = snapshot.manifest.due
-        loop.skip = self._skips.setdefault(partition, set())
+        skips = self._skips.setdefault(partition, set())
+        skips |= loop.skip
+        loop.skip = skips
         loop.between = self._keeper.consider
         loop.rewind = self.rewind
         self._keeper.begin(loop, generation, snapshot)

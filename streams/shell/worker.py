@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import faust
@@ -25,6 +26,7 @@ from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Law, Processor, View, Views
 from aos.streams.shell.codec import SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
+from aos.streams.shell.crumbs import Crumbs
 from aos.streams.shell.downstream import Downstream
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.halt import TopicWatch
@@ -136,6 +138,7 @@ class Worker:
         self.reader = Reader(options)
         self.producer = Producer(options, self.ensure_topic)
         self.snapshots = Snapshots(deployment.codec, self.producer, self.reader)
+        self.crumbs = Crumbs(Path(options.crumbs) if options.crumbs else None)
         self.metrics: dict[str, Metrics] = {}
         self.apps: list[App] = []
         self.ports: list[Runner | SinkRunner] = []
@@ -208,6 +211,7 @@ class Worker:
             limit=lambda topic: self._sizes.get(topic, self.options.message_bytes),
             staleness_s=self.views.staleness_s,
             in_force=deployment.in_force,
+            crumbs=self.crumbs,
         )
         if processor.yields_to is not None:
             name, topic = processor.yields_to

@@ -20,8 +20,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Feeder, Process, Stand
-from toys import SLOW
+from harness import CODEC, Feeder, Process, Stand
+from toys import DEADLY, SLOW
 
 from aos.codecs.schemas import RECORDS
 from aos.codecs.wire import decode
@@ -156,6 +156,50 @@ async def test_shell_keeps_poison_with_its_origin_before_it_goes_on(stand: Stand
     )  # fmt: skip
     assert row["body"] == poison
     assert {row[0] for row in await stand.rows("toy.small")} == {1, 2}
+
+
+@pytest.mark.parametrize(("processor", "topic", "goes_to"), [
+    ("toy-fold", "toy.in", "toy.out"), ("toy-edge", "toy.edge", "toy.rows"),
+])  # fmt: skip
+async def test_shell_isolates_a_message_that_ends_the_process_each_time(
+    stand: Stand, processor: str, topic: str, goes_to: str
+) -> None:
+    """What is at work is on disk: after three deaths at one message it is a dead letter, and its neighbours are done.
+
+    Without crumbs the worker dies at every start.
+    """
+    stand.processors = [processor]
+    crumbs = str(stand.folder / "worker.crumbs")
+    async with Feeder(stand, topic, 1) as feeder:
+        worker = await stand.worker()
+        await feeder.rows([1], 0)
+        await feeder.producer.flush()
+        await stand.caught_up(processor, topic)
+        assert await worker.end() == 0
+        for ids in ([2], [3, DEADLY], [4], [5, 6]):
+            await feeder.rows(ids, 0)
+        await feeder.producer.flush()
+        deaths = 0
+        while deaths < 8:
+            worker = await stand.spare(crumbs=crumbs)
+            await worker.go(ready=False)
+            while worker.process.returncode is None:
+                if (await stand.committed(processor)).get((topic, 0), 0) >= 5:
+                    break
+                await asyncio.sleep(0.1)
+            if worker.process.returncode is None:
+                break
+            assert worker.process.returncode == -signal.SIGKILL, worker.tail()
+            deaths += 1
+        assert deaths == (3 if processor == "toy-fold" else 4)
+        assert await worker.end() == 0
+    (letter,) = await stand.records("aos.dead-letters")
+    (row,) = decode(letter.value, dict(letter.headers), RECORDS["dead-letter"]).to_pylist()
+    (deadly,) = [r for r in await stand.records(topic) if r.value == row["body"]]
+    assert DEADLY in CODEC.decode(topic, deadly.value, {}).column(0).to_pylist()
+    assert (row["processor"], row["code"], row["topic"]) == (processor, "AOS9001", topic)
+    assert row["offset"] == deadly.offset
+    assert {row[0] for row in await stand.rows(goes_to)} >= {1, 2, 4, 5, 6}
 
 
 async def test_shell_commits_nothing_before_a_slow_step_is_done(stand: Stand) -> None:

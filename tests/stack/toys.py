@@ -29,6 +29,7 @@ HEAP_MAX = 24
 TICK = -1
 CRASH = -666  # a row id on which the fold breaks half-way
 SLOW = -777  # a row id on which the row processor takes long
+DEADLY = -888  # a row id that ends the process, as a crash in native code does
 
 
 class BadBytes(Exception):

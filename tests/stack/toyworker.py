@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from aiokafka import TopicPartition
-from toys import PROCESSORS, SLOW, ToyCodec
+from toys import DEADLY, PROCESSORS, SLOW, ToyCodec
 
-from aos.streams.processor import Batch, Processor, Step, Views
+from aos.streams.processor import Batch, Processor, Raw, Step, Views
 from aos.streams.shell.options import Options
 from aos.streams.shell.sinks import Portion, SinkAway
 from aos.streams.shell.worker import Deployment, Worker, run
@@ -52,11 +53,22 @@ class FileSink:
         os.replace(fresh, self._file)
 
 
+def id_column(rows: pa.RecordBatch) -> list[int]:
+    found: list[int] = rows.column(0).to_pylist() if rows.num_columns else []
+    return found
+
+
+def ids_of(raw: Raw) -> list[int]:
+    return id_column(ToyCodec().decode(raw.topic, raw.value, raw.headers))
+
+
 def watched(processor: Processor, progress: int, slow_s: float) -> Processor:
     """The processor, noting the highest offset it stepped where the test can see it after a SIGKILL."""
     highest: dict[tuple[str, int], int] = {}
 
     def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        if any(DEADLY in ids for ids in (id_column(batch.rows), *map(ids_of, batch.raws))):
+            os.kill(os.getpid(), signal.SIGKILL)
         result = processor.step(state, batch, now, views, seed)
         if not batch.tick:
             last = batch.raws[-1].offset if batch.raws else batch.offset
