@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = [pytest.mark.stack]
 
 
 def chaos(*arguments: str, expected: int) -> dict[str, Any]:
@@ -23,6 +23,19 @@ def chaos(*arguments: str, expected: int) -> dict[str, Any]:
     return said
 
 
+def test_the_quick_set_of_faults_loses_and_doubles_nothing(measured: Callable[[str], None]) -> None:
+    said = chaos("--suite", "quick", "--seed", "1", "--tasks", "10000", expected=0)
+    ran = [row for row in said["table"] if row["times"]]
+    assert len(ran) >= 12
+    assert said["tasks"] >= 10_000
+    assert (said["lost"], said["duplicated"], said["ghost"]) == (0, 0, 0)
+    measured(
+        f"{said['tasks']} tasks, {len(ran)} kinds of faults, {said['kills']} kills, lost 0, twice 0, ghosts 0; "
+        f"recovery p50 {said['recovery_p50_s']} s, p95 {said['recovery_p95_s']} s, max {said['recovery_max_s']} s"
+    )
+
+
+@pytest.mark.long
 def test_twenty_kills_with_work_in_hand_lose_and_double_nothing(measured: Callable[[str], None]) -> None:
     said = chaos("--suite", "kill", "--seed", "1", "--tasks", "5000", expected=0)
     assert said["kills"] >= 20
@@ -34,6 +47,7 @@ def test_twenty_kills_with_work_in_hand_lose_and_double_nothing(measured: Callab
     )
 
 
+@pytest.mark.long
 def test_a_naive_app_is_found_guilty() -> None:
     said = chaos("--naive", "--faults", "1,1", "--tasks", "800", "--patience", "15", expected=1)
     assert said["lost"] > 0
