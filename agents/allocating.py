@@ -32,6 +32,7 @@ TIE_RATIO = 1.5  # .. if neither is known so much better than the other: else ex
 REST_MIN = 0.02  # chances of the free ones that sum to less are mostly error: then those are compared anew
 LOAD_SLACK = 0.5  # of an arm only members whose load per slot is so near the least take part in the spreading
 SERVED_LAG = 4.0  # rounds an agent that was away may catch up
+OVERFLOW_MIN = 0.1  # of the best expected score: for less a row rather waits for a slot of a better agent
 ROTATIONS_MAX = 10_000
 DRAW_BITS = 24  # as many as a 32-bit float holds, so that the logged draw is the draw
 
@@ -279,6 +280,17 @@ def choose(
     equals = [slots[i] for i in members]
     slot = turn_of(equals, [slot.served for slot in equals], 1.0)
     return Choice(members[equals.index(slot)], mass, overridden, free)
+
+
+def better_to_wait(slots: Sequence[Slot], mean: Sequence[float], hope: Sequence[float]) -> bool:
+    """Whether all that is free are alternatives that hardly ever succeed, while better ones are only busy.
+
+    `hope` is the mean and a deviation: what is not known yet may be tried. An agent that fails at once is always free;
+    without this it would be given all that the good ones have no slots for, however well its failures are known.
+    """
+    best = max([own for slot, own in zip(slots, mean, strict=True) if slot.limit], default=0.0)
+    free = [own for slot, own in zip(slots, hope, strict=True) if slot.use < 1.0]
+    return all(own < OVERFLOW_MIN * best for own in free)
 
 
 def turn_of(equals: Sequence[Slot], served: Sequence[float], highest_use: float) -> Slot:

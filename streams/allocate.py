@@ -289,10 +289,12 @@ class Turn:
         return Verdict.TAKEN
 
     def _take_of_free(self, row: Waiting[Block], slots: list[Slot], u: float) -> Verdict:
-        """By chance among those with a free slot, if there are any."""
+        """By chance among those with a free slot, if there are any that are worth it."""
         if min([slot.use for slot in slots]) >= 1.0:
             return Verdict.BLOCKED
         block, index = row.block, row.index
+        if allocating.better_to_wait(slots, *block.hopes(index)):
+            return Verdict.BLOCKED
         choice = allocating.choose(
             slots, block.chance(index), block.arm(index), u, lambda free: block.rest(index, free)
         )

@@ -109,6 +109,12 @@ class Block:
         """The chances of row `index`."""
         return self._chance[index, : self.start[index + 1] - self.start[index]].tolist()  # type: ignore[no-any-return]
 
+    def hopes(self, index: int) -> tuple[list[float], list[float]]:
+        """The expected scores of row `index`, and those with a deviation (times the exploration) on top."""
+        part = slice(0, self.start[index + 1] - self.start[index])
+        mean = self._mean[index, part]
+        return mean.tolist(), (mean + self._wide[index, part]).tolist()
+
     def flat_chance(self) -> np.ndarray:
         """The chances of the flat alternatives: float32."""
         flat: np.ndarray = self._chance[self._present].astype(np.float32)

@@ -73,6 +73,19 @@ def test_prefetch_gives_agents_more_than_their_capacity() -> None:
     assert len(journal(lane(state, views, *(ready(i, "a") for i in range(9))))) == 4
 
 
+def test_an_agent_that_fails_at_once_does_not_get_all_that_the_good_one_has_no_slot_for() -> None:
+    state, views = (
+        allocate.initial(0),
+        views_of(fleet_of({"agent": "good"}, {"agent": "liar", "capacity": 1000})),
+    )
+    both = (alternative("good", 0.9, 0.02), alternative("liar", 0.0, 0.02))
+    step = lane(state, views, *(ready(number, *both) for number in range(5)))
+    assert [row["agent"] for row in journal(step)] == ["good", "good"]
+    first = number_of(journal(step)[0])
+    later = free(step.state, views, release(first, "good", journal(step)[0]["epoch"]))
+    assert [row["agent"] for row in journal(later)] == ["good"]
+
+
 def test_a_release_lets_the_next_row_start() -> None:
     state, views = allocate.initial(0), views_of(fleet_of({"agent": "a", "capacity": 1}))
     lane(state, views, ready(1, "a"), ready(2, "a"))

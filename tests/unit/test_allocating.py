@@ -14,6 +14,7 @@ from aos.agents.allocating import (
     Draws,
     Rotation,
     arms,
+    better_to_wait,
     chances,
     charge,
     choose,
@@ -187,6 +188,20 @@ def test_when_hardly_any_chance_is_left_the_free_ones_are_compared_anew() -> Non
     choice = choose(slots, [1.0, 0.0, 0.0], [0, 1, 2], 0.95, lambda free: [0.0, 0.9, 0.1])
     assert choice is not None
     assert (choice.position, round(choice.probability, 6), choice.overridden) == (2, 0.1, True)
+
+
+def test_a_row_waits_for_a_better_agents_slot_rather_than_go_to_one_that_hardly_ever_succeeds() -> None:
+    full, gone = slot("good", load=4), Slot("good", 0, 0)
+    assert better_to_wait([full, slot("liar")], [0.9, 0.0], [0.95, 0.05])
+    assert not better_to_wait(
+        [full, slot("worse")], [0.9, 0.3], [0.95, 0.35]
+    )  # overflow to a weaker one is right
+    assert not better_to_wait(
+        [full, slot("new")], [0.9, 0.1], [0.95, 0.4]
+    )  # what is not known yet may be tried
+    assert not better_to_wait([gone, slot("liar")], [0.9, 0.0], [0.95, 0.05])  # the better one will not come
+    assert not better_to_wait([full, slot("a"), slot("liar")], [0.9, 0.8, 0.0], [0.95, 0.85, 0.05])
+    assert not better_to_wait([slot("a", load=4), slot("b")], [0.0, 0.0], [0.0, 0.0])  # nobody is better
 
 
 def test_an_equal_of_the_best_with_a_free_slot_is_no_override() -> None:
