@@ -12,7 +12,7 @@ from aos.infra import changes
 from aos.infra.changes import TRIES_MAX, History, Wanted, change, going_back, parsed, setting
 from tests.unit.given_settings import message
 
-SETTINGS = Settings(tenants=("default", "acme"))
+SETTINGS = Settings(tenants=("default", "acme"), partitions=3)
 
 
 def history_of(*rows: tuple[str, str, Any]) -> History:
@@ -50,6 +50,9 @@ def test_what_is_typed_is_read_as_the_settings_type() -> None:
     assert parsed(SETTINGS, "quality_min", "0.5", "acme") == Wanted("quality_min", "acme", 0.5)
     assert parsed(SETTINGS, "tenant_weights", '{"acme": 2}') == Wanted("tenant_weights", "", {"acme": 2.0})
     assert parsed(SETTINGS, "tenant_weights", "2", "acme") == Wanted("tenant_weights", "acme", 2.0)
+    assert parsed(SETTINGS, "quota_in_flight", "3", "acme") == Wanted("quota_in_flight", "acme", 3)
+    every = Wanted("quota_requests_per_s", "", {"*": 5.0})
+    assert parsed(SETTINGS, "quota_requests_per_s", '{"*": 5}') == every
     assert parsed(SETTINGS, "fallback_service", "desk") == Wanted("fallback_service", "", "desk")
     assert parsed(SETTINGS, "quality_min", None) == Wanted("quality_min", "", None)
 
@@ -62,6 +65,11 @@ def test_what_is_typed_is_read_as_the_settings_type() -> None:
         ("quality_min", "1.5", "", "AOS5002", ""),
         ("candidates_max", "2.5", "", "AOS5002", ""),
         ("tenant_weights", "many", "acme", "AOS5002", ""),
+        ("quota_in_flight", "2", "acme", "AOS5003", ""),  # fewer than partitions: some could never come in
+        ("quota_in_flight", '{"acme": 2}', "", "AOS5003", ""),
+        ("quota_in_flight", "3.5", "acme", "AOS5002", ""),
+        ("quota_in_flight", '{"acme": 3.5}', "", "AOS5002", ""),
+        ("quota_requests_per_s", '{"acne": 3}', "", "AOS5003", ""),  # would be no limit at all
         ("quality_min", "0.5", "acne", "AOS5002", "did you mean acme?"),
         ("attempts_max", "3", "", "AOS5006", "aos config list"),
         ("attempts_max", "three", "", "AOS5006", ""),

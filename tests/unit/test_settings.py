@@ -56,11 +56,31 @@ def test_lists_and_weights_are_read_from_text() -> None:
     assert found.store_payloads is True
 
 
+@pytest.mark.parametrize(
+    ("quota", "value"),
+    [
+        ("QUOTA_REQUESTS_PER_S", '{"acne": 1}'),
+        ("QUOTA_IN_FLIGHT", '{"acme": 1}'),
+        ("QUOTA_IN_FLIGHT", '{"*": 1}'),
+    ],
+)
+def test_a_quota_of_nobody_or_less_than_one_a_partition_is_refused_at_the_start(
+    quota: str, value: str
+) -> None:
+    environ = {"AOS_TENANTS": "default,acme", "AOS_PARTITIONS": "2"}
+    with pytest.raises(SettingsError) as caught:
+        load({}, environ | {f"AOS_{quota}": value})
+    assert caught.value.code == "AOS5003"
+    assert load({}, environ | {"AOS_QUOTA_IN_FLIGHT": '{"acme": 2}'}).quota_in_flight == {"acme": 2}
+
+
 def test_a_child_sees_the_same_settings() -> None:
     settings = Settings(
         partitions=4,
         tenants=("default", "a"),
         tenant_weights={"a": 0.5},
+        quota_in_flight={"a": 4, "*": 9},
+        quota_bytes_per_s={"a": 1e6},
         secret="s",
         store_payloads=True,
         prefix="x.",
