@@ -39,7 +39,7 @@ from tests.chaos.journal import ACKNOWLEDGED, REFUSED
 from tests.chaos.stand import Stand
 
 MUTATED = 12  # a topic
-READY_S = 30.0
+READY_S = 60.0  # all workers at once, on states of poisoned logs
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 A_CODEC = 24  # requests, by each of two clients
 LIMIT = 1 << 20  # bytes of a message on a topic that outsiders write
