@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import faults, rogue
+from aos.agents import identity, ledger, ledger_life
+from tests.chaos import bugs_answers, faults, rogue  # noqa: F401  (registers its bugs)
 from tests.chaos.asking import assigned, wrong_ends
 from tests.chaos.faults_agents import misses, most_open, shares, still_trusted, unrecorded
 from tests.chaos.faults_owners import done_twice, ends_of_each, services_of
 from tests.chaos.judge_answers import answers_count_once
 from tests.chaos.judge_read import Evidence, Row
+from tests.chaos.planting import BUGS
 
 CHAOS = Path(rogue.__file__).parent
 T0 = 1_000_000.0
@@ -315,3 +317,16 @@ def test_services_are_those_of_a_requests_own_assignments() -> None:
     rows = [row(0, kind="requested", id="a"), {**tried(1, 1, "x"), "service": "new"}]
     other = {**tried(1, 1, "x"), "service": "old", "request_id": OTHER}
     assert services_of([*rows, other], "a") == ["new"]
+
+
+def test_planted_bugs_about_answers_patch_what_the_product_calls() -> None:
+    calls = {
+        (ledger, "_doubt"), (ledger, "say_ignored"), (ledger, "attempt_failed"), (identity, "token_is"),
+        (ledger_life, "attempt_failed"), (ledger_life, "retry_wait_us"),
+    }  # fmt: skip
+    for module, name in calls:
+        assert callable(getattr(module, name))
+        assert f"{name}(" in Path(module.__file__).read_text() or module is identity
+    assert "identity.token_is(" in Path(ledger.__file__).read_text()
+    about = {one for one in BUGS if BUGS[one].faults in ("25", "26")}
+    assert len(about) == 5
