@@ -122,9 +122,9 @@ def bombs(stand: Stand, random: Random) -> Injected:
         tenants = stand.settings.tenants
         bad = list(catalogue.small_bombs(poisoner.name, tenants))
         batches = []
-        for number, (name, *packed) in enumerate(catalogue.BATCHES):
+        for number, (name, codec, value, count) in enumerate(catalogue.BATCHES):
             poison = Poison(name, request_topic(tenants[number % len(tenants)]), b"")
-            batches.append((poison, catalogue.record_batch(*packed), packed[2]))
+            batches.append((poison, catalogue.record_batch(codec, value, count), count))
         watch = Watch(stand, 22)
         poisoner.among_neighbours(bad)
         for poison, packed, count in batches:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ def no_second_life(evidence: Evidence) -> Iterator[str]:
         if row["kind"] != "assigned" or (*key, *attempt) in seen:
             continue
         seen.add((*key, *attempt))
-        if row["_at"] > ended.get(key, row["_at"]) + LATE_S:
+        if row["_at"] > ended.get(key, math.inf) + LATE_S:
             rounds[key] += 1
     for (request, round), count in rounds.items():
         yield f"{request.hex()} round {round} ended and was assigned {count} times anew"
