@@ -111,6 +111,7 @@ def read_topics(
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "chaos-judge", "enable.auto.commit": False,
         "auto.offset.reset": "earliest", "enable.partition.eof": False, "fetch.max.bytes": 64 << 20,
+        "receive.message.max.bytes": 1 << 30,  # what a batch may unpack to: bombs are in the logs
     })  # fmt: skip
     try:
         for topic, partition, message in messages(consumer, prefix, found):
