@@ -37,6 +37,7 @@ COMMANDS_TEST = "tests/stack/test_commands.py"
 CYCLE = f"{COMMANDS_TEST}::test_a_request_is_submitted_answered_explained_and_rated"
 LISTS = f"{COMMANDS_TEST}::test_what_there_is_can_be_listed"
 ENDS = f"{COMMANDS_TEST}::test_nothing_is_left_when_up_ends"
+LETTERS = "tests/stack/test_dead_letters.py"
 PLAIN = "tests/stack/test_contract.py::test_the_example_submits_answers_and_reads_results"
 
 # a command of the pages, by how it begins, and the test that runs it
@@ -48,6 +49,8 @@ RUN_BY = {
     ".venv/bin/aos why": CYCLE,
     ".venv/bin/aos sql": LISTS,
     "python examples/plain_client.py all": PLAIN,
+    "aos config": f"{LETTERS}::test_a_quota_that_is_set_while_aos_runs_refuses_with_a_typed_answer",
+    "aos dead-letters": f"{LETTERS}::test_what_is_sent_back_is_the_request_it_was_and_is_not_done_twice",
 }
 # commands that no test runs, and why
 NOT_RUN = {
@@ -259,7 +262,7 @@ def test_every_file_module_and_command_the_text_names_is_there(page: Path) -> No
         module = re.match(r"python -m (aos\.[\w.]+)", word)
         if module and importlib.util.find_spec(module[1]) is None:
             lost.append(word)
-        command = re.match(r"aos ([a-z]+)", word)
+        command = re.match(r"aos ([a-z-]+)", word)
         if command and command[1] not in app_command.commands:
             lost.append(word)
     assert not lost, f"{page.name} names what is not there: {lost}"

@@ -81,6 +81,7 @@ def test_what_is_still_wrong_is_a_dead_letter_of_the_first_place() -> None:
         b"",
         b"\xff" * 2_000,
         "aos.requests/0/17:5",  # a row that is not there
+        "aos.requests/0/17:0,5",  # nor is one of two
     ],
 )
 def test_a_header_that_does_not_fit_makes_no_request_and_harms_no_neighbour(header: str | bytes) -> None:
