@@ -35,6 +35,7 @@ STRANGERS = (
 STILL_S = 3.0
 SECURITY = "JWT, GraphQL and Flight (gateway); principals, ACLs on topics and roles in SQL (secure mode)"
 
+CALM_S, CALM_LIMIT_S = 5.0, 120.0
 QUIET_S, NOISY_S = 15.0, 15.0
 TIMES = 20  # the noisy tenant's rate, in rates of the others
 WORSE = 2.0  # the others' p99, in times of what it was
@@ -192,6 +193,11 @@ def noisy(stand: Stand, random: Random) -> Injected:
     tenant = random.choice(stand.settings.tenants)
     others = [one for one in stand.settings.tenants if one != tenant]
     name = f"noise{random.getrandbits(24):06x}"
+    if not calm(stand, others):
+        said = (
+            ("I10", f"no quiet to compare with: work was open {CALM_LIMIT_S:.0f} s after the fault before"),
+        )
+        return Injected(time.time(), time.time(), tenant, failed=said)
     quiet_from = time.time()
     time.sleep(QUIET_S)
     began = time.time()
@@ -217,6 +223,20 @@ def noisy(stand: Stand, random: Random) -> Injected:
         f"{during:.2f} s beside it, of {tenant} itself {own:.2f} s (of what is done)"
     )
     return Injected(began, healed, tenant, outage=NOISY_S, failed=tuple(failed), detail=detail)
+
+
+def calm(stand: Stand, tenants: list[str]) -> bool:
+    """Wait until nothing of these tenants is open that was sent a moment ago: what a fault before this one left behind
+    would be taken for how it always is."""
+    limit = time.monotonic() + CALM_LIMIT_S
+    while time.monotonic() < limit:
+        now = time.time()
+        sent = read(sorted(stand.folder.glob("journal*.ndjson")))
+        wanted = {place for place, one in sent.items() if one.tenant in tenants and one.at < now - CALM_S}
+        if wanted <= set(ends(stand, tenants)):
+            return True
+        time.sleep(1.0)
+    return False
 
 
 def mean_rate(stand: Stand, tenants: list[str], since: float, until: float) -> float:

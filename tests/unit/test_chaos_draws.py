@@ -127,6 +127,23 @@ def test_a_rate_is_counted_by_the_journals_and_p99_is_the_nearest_rank(tmp_path:
     assert faults_tenants.p99([]) == 0.0
 
 
+def test_a_tenant_is_calm_when_what_it_sent_a_moment_ago_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a backlog would be the measure of itself."""
+    stand: Any = SimpleNamespace(folder=tmp_path)
+    journal = Journal(tmp_path / "journal-a.ndjson")
+    journal.sent([{"id": "a", "tenant": "acme", "key": "p", "seq": 0}])
+    journal.close()
+    monkeypatch.setattr(faults_tenants, "CALM_S", 0.0)
+    monkeypatch.setattr(faults_tenants, "CALM_LIMIT_S", 0.1)
+    monkeypatch.setattr(faults_tenants, "ends", lambda stand, tenants: {})
+    assert not faults_tenants.calm(stand, ["acme"])
+    assert faults_tenants.calm(stand, ["umbra"])
+    monkeypatch.setattr(faults_tenants, "ends", lambda stand, tenants: {("acme", "a"): 1.0})
+    assert faults_tenants.calm(stand, ["acme"])
+
+
 @pytest.mark.parametrize("number", [29, 30, 31, 32, 33, 40])
 def test_the_fault_has_hands(number: int) -> None:
     fault = load_all()[number]
