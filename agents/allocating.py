@@ -32,7 +32,7 @@ TIE_RATIO = 1.5  # .. if neither is known so much better than the other: else ex
 REST_MIN = 0.02  # chances of the free ones that sum to less are mostly error: then those are compared anew
 LOAD_SLACK = 0.5  # of an arm only members whose load per slot is so near the least take part in the spreading
 SERVED_LAG = 4.0  # rounds an agent that was away may catch up
-OVERFLOW_MIN = 0.25  # of the best expected score: for less a row rather waits for a slot of a better agent
+OVERFLOW_MIN = 0.1  # of the best expected score: for less a row rather waits for a slot of a better agent
 ROTATIONS_MAX = 10_000
 DRAW_BITS = 24  # as many as a 32-bit float holds, so that the logged draw is the draw
 

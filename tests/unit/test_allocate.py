@@ -55,7 +55,7 @@ def test_a_ready_row_becomes_one_decision_at_the_cell_and_one_assignment_at_home
 def test_rows_of_one_batch_see_each_others_load() -> None:
     state, views = allocate.initial(0), views_of(fleet_of({"agent": "a"}, {"agent": "b"}))
     step = lane(
-        state, views, *(ready(i, alternative("a", 0.9, 0.01), alternative("b", 0.5, 0.01)) for i in range(6))
+        state, views, *(ready(i, alternative("a", 0.9, 0.01), alternative("b", 0.1, 0.01)) for i in range(6))
     )
     rows = sorted(journal(step), key=number_of)
     assert [row["agent"] for row in rows] == ["a", "a", "b", "b"]
