@@ -102,7 +102,8 @@ def test_another_process_finds_the_same_version() -> None:
 
 
 def test_the_version_covers_every_setting_that_decisions_are_made_by() -> None:
-    """What the steps on a decision's way read, less what only bounds inputs, memory and answers to repeats."""
+    """What the steps on a decision's way read, less what only bounds inputs, memory and answers to repeats; and the
+    quotas that encode writes into the ledger's rows, by which supervise decides who comes in."""
     verbs = "match compose allocate supervise register collect learn mine optimise"
     files = [
         *(ROOT / "streams" / f"{verb}.py" for verb in verbs.split()),
@@ -116,6 +117,8 @@ def test_the_version_covers_every_setting_that_decisions_are_made_by() -> None:
         )
         for name in pair
     }
+    edge = (ROOT / "streams" / "encode.py").read_text()
+    read |= set(re.findall(r"\b(quota_\w+_per_s|quota_in_flight|quota_burst_s|waiting_max)\b", edge))
     known = {field.name: field.metadata["decides"] for field in fields(Settings)}
     others = {"inbox_partitions", "repeat_window_s", "repeat_rows"}
     assert {name for name in read if name in known} - others == {
