@@ -57,6 +57,7 @@ def called(node: ast.Call) -> str:
     return ".".join(ast.unparse(node.func).split(".")[-2:])
 
 
+@cache
 def texts(path: Path) -> str:
     """All string constants of a file but its docstrings."""
     silent = {
