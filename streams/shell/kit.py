@@ -117,7 +117,7 @@ class Gather:
     acknowledgements take now (a moving mean); and for the edges, which set the pace of all, it grows while the machine
     is busy (`pressure.Pressed`) and shrinks while it has time. Measured on two cores with 1,000 agents: without this
     the rounds ate both cores at 25 requests/s as at 500. In a flood, when latency is lost anyway, the bound of `wait_s`
-    grows with what comes: 1,500 requests/s instead of 800 went through.
+    grows with the square of the rows it makes: 1,500 requests/s instead of 800 went through with .6 s.
     """
 
     WEIGHT = 0.2  # of the newest acknowledgement or round
@@ -139,7 +139,7 @@ class Gather:
         self._ack_s = 0.0
         self._flood = options.gather_flood if edge else float("inf")
         self._flood_s = options.gather_flood_s
-        self._bytes_per_s = 0.0  # a moving mean
+        self._rows_per_s = 0.0  # a moving mean
         self._pressed = Pressed(self._least_s, pressure) if edge and pressure is not None else None
         self.wait_s = self._least_s
 
@@ -158,16 +158,17 @@ class Gather:
         """Records came."""
         self._came_at = self._clock()
 
-    def goes(self, size: int = 0) -> None:
-        """A batch of so many bytes leaves."""
+    def goes(self, rows: int = 0) -> None:
+        """A batch leaves, of which so many rows were made."""
         now = self._clock()
-        rate = size / max(self._least_s, now - self._left_at) if self._least_s else 0.0
-        self._bytes_per_s += self.WEIGHT * (rate - self._bytes_per_s)
+        rate = rows / max(self._least_s, now - self._left_at) if self._least_s else 0.0
+        self._rows_per_s += self.WEIGHT * (rate - self._rows_per_s)
         self._left_at = now
 
     def acked(self) -> None:
         """All of it is acknowledged."""
         self._ack_s += self.WEIGHT * (self._clock() - self._left_at - self._ack_s)
-        most_s = max(self._most_s, min(self._flood_s, self._most_s * self._bytes_per_s / self._flood))
+        flood = (self._rows_per_s / self._flood) ** 2
+        most_s = max(self._most_s, min(self._flood_s, self._most_s * flood))
         pressed_s = self._least_s if self._pressed is None else self._pressed.wait_s(most_s)
         self.wait_s = min(most_s, max(pressed_s, self._acks * self._ack_s))

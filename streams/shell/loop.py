@@ -156,12 +156,11 @@ class Loop:
         items = self._runnable()
         if self._until_tick() <= 0 and not (items and self.kit.processor.law is Law.FOLD):
             await self._tick(out)  # a fold's clock is its log: while something comes it needs no tick
-        bytes_before = self.kit.metrics.bytes_in
         take = self._take_raws if self.kit.processor.edge else self._take_messages
         done = take(items, out, began)
         if self._rewinding:
             return  # nothing of this round was sent: all of it comes again
-        self.gather.goes(self.kit.metrics.bytes_in - bytes_before)
+        self.gather.goes(sum(output.rows.num_rows for output in out.rest))
         self.kit.metrics.rounds += 1
         self.kit.metrics.step_s += time.perf_counter() - began
         await self.send(out)

@@ -46,8 +46,8 @@ class Options:
     # between two rounds of an edge, and of all others: see `kit.Gather`
     gather_s: float = 0.025
     gather_max_s: float = 0.2
-    # an edge that takes more bytes/s than the first may wait longer in proportion, up to the second
-    gather_flood: float = 0.5 * MIB
+    # an edge that makes more rows/s than the first may wait longer by the square of it, up to the second
+    gather_flood: float = 2000.0
     gather_flood_s: float = 0.6
     gather_acks: float = 2.0
     gather_rows: int = 1024
