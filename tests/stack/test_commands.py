@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -70,14 +71,21 @@ class Terminal:
         self._log.close()
 
 
-@pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    opened = Terminal(tmp_path_factory.mktemp("up"))
+@contextmanager
+def terminal_in(folder: Path) -> Iterator[Terminal]:
+    """A running `aos up`, stopped at the end."""
+    opened = Terminal(folder)
     try:
         opened.wait()
         yield opened
     finally:
         opened.stop()
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    with terminal_in(tmp_path_factory.mktemp("up")) as opened:
+        yield opened
 
 
 def test_a_request_is_submitted_answered_explained_and_rated(terminal: Terminal) -> None:

@@ -16,7 +16,7 @@ from aos.agents.identity import request_id_at
 from aos.codecs.rows import from_dicts
 from aos.codecs.topics import record_of
 from aos.codecs.wire import encode
-from tests.stack.test_commands import Terminal
+from tests.stack.test_commands import Terminal, terminal_in
 
 pytestmark = pytest.mark.stack
 TOPIC = "aos.requests"
@@ -24,12 +24,8 @@ TOPIC = "aos.requests"
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    opened = Terminal(tmp_path_factory.mktemp("up"))
-    try:
-        opened.wait()
+    with terminal_in(tmp_path_factory.mktemp("up")) as opened:
         yield opened
-    finally:
-        opened.stop()
 
 
 def put(terminal: Terminal, topic: str, value: bytes, headers: dict[str, bytes] | None = None) -> int:
