@@ -92,6 +92,9 @@ def rows_of(value: bytes, columns: Iterable[str]) -> list[Row]:
         table = reader.read_all()
     table.validate(full=True)  # of bytes that lie pyarrow ends the process else
     names = [name for name in columns if name in table.column_names]
+    twice = [name for name in names if table.column_names.count(name) > 1]
+    if twice:
+        raise ValueError(f"columns that stand there twice: {twice}")
     empty = {name: None for name in columns if name not in names}
     return [{**row, **empty} for row in table.select(names).to_pylist()]
 
