@@ -125,6 +125,19 @@ CODES: dict[str, Code] = _table(
     ),
     ("AOS5007", "settings", "no such version of the settings", "`aos config history` has them"),
     ("AOS5008", "settings", "others changed the settings each time", "nothing was changed: try again"),
+    (
+        "AOS5009",
+        "settings",
+        "nothing goes in the clear to a server that is not on loopback",
+        "set AOS_SECURITY_PROTOCOL=SASL_SSL and a user; docs/security.md says how",
+    ),
+    ("AOS5010", "settings", "the settings of a connection do not fit together", "see docs/security.md"),
+    (
+        "AOS5011",
+        "settings",
+        "the server's certificate or our proof of who we are was not accepted",
+        "see the sentence; docs/security.md says how certificates and passwords are changed",
+    ),
     # 6: the local stack
     ("AOS6001", "stack", "the local stack cannot start", "see the sentence; `aos doctor` tells more"),
     ("AOS6002", "stack", "no running stack was found", "run `aos up` in another terminal"),

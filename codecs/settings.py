@@ -25,6 +25,12 @@ def setting(
     return _field(default, {"doc": doc, "unit": unit, "low": low, "high": high, "decides": False, "live": ""})
 
 
+def hidden(doc: str) -> Any:
+    """The same for a text that nobody may see: it is left out wherever settings are shown."""
+    found = {"doc": doc, "unit": "", "low": None, "high": None, "decides": False, "live": "", "secret": True}
+    return field(default="", metadata=found, repr=False)
+
+
 def decides(
     default: Any,
     doc: str,
@@ -54,7 +60,7 @@ class Settings:
 
     # where
     bootstrap: str = setting("", "Kafka bootstrap servers, host:port,...; empty: the local stack's")
-    database_url: str = setting("", "PostgreSQL URL; empty: the local stack's")
+    database_url: str = hidden("PostgreSQL URL; empty: the local stack's")
     prefix: str = setting("", "Stands before every topic and consumer group")
     replication: int = setting(1, "Replication factor of the topics AOS creates", "replicas", 1, 9)
     partitions: int = setting(1, "Partitions of the task topics", "partitions", 1, 256)
@@ -68,8 +74,31 @@ class Settings:
     data_dir: str = setting(
         "", "Where the local stack keeps its data; empty: a private folder, removed at the end"
     )
-    secret: str = setting(
-        "", "Key of the assignment tokens; empty: one made at first start, kept in the data folder"
+    secret: str = hidden(
+        "Key of the assignment tokens; empty: one made at first start, kept in the data folder"
+    )
+    # security (docs/security.md)
+    secure: bool = setting(
+        False, "Whether the local stack is secure: TLS, a user for everybody, no right that is not given"
+    )
+    services: tuple[str, ...] = setting(
+        (), "Agent services that get a user of their own in a secure local stack, comma separated"
+    )
+    security_protocol: str = setting(
+        "PLAINTEXT", "How Kafka is spoken to: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: str = setting("SCRAM-SHA-512", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN")
+    kafka_username: str = setting("", "User at Kafka")
+    kafka_password: str = hidden("Password of that user")
+    kafka_password_file: str = setting("", "File with that password, instead of the password")
+    kafka_users_dir: str = setting(
+        "", "Folder with a file for each user, its password: every processor is then a user of its own"
+    )
+    kafka_ca_file: str = setting("", "PEM file with the authorities to trust; empty: those of the system")
+    kafka_cert_file: str = setting("", "PEM file with a client certificate, where Kafka asks for one")
+    kafka_key_file: str = setting("", "PEM file with the key of the client certificate")
+    allow_plaintext: bool = setting(
+        False, "Whether to speak in the clear to servers that are not on loopback"
     )
     # edge
     gather_ms: int = setting(
