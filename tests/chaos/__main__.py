@@ -180,12 +180,12 @@ def judge(stand: Stand) -> dict[str, Any]:
     """The verdict of the judge's own process."""
     secrets = stand.folder / "secrets"
     secrets.write_text(SECRET)
-    argv = [sys.executable, "-m", "tests.chaos.judge", "--folder", str(stand.folder)]
+    argv = [sys.executable, "-X", "faulthandler", "-m", "tests.chaos.judge", "--folder", str(stand.folder)]
     argv += ["--bootstrap", stand.settings.bootstrap, "--database-url", stand.settings.database_url]
     argv += ["--prefix", stand.settings.prefix, "--secrets-file", str(secrets)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=JUDGE_S, check=False)
     if not done.stdout.startswith("{"):
-        raise RuntimeError(f"the judge said nothing: {done.stderr[-2000:]}")
+        raise RuntimeError(f"the judge said nothing and ended with {done.returncode}: {done.stderr[-2000:]}")
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 

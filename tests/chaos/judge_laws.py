@@ -43,9 +43,7 @@ def dead(evidence: Evidence) -> set[Place]:
     found: set[Place] = set()
     for letter in evidence.rows("aos.dead-letters"):
         if (letter["topic"] or "").startswith("aos.requests"):
-            poison = evidence.hostile.get(
-                (letter["topic"], letter.get("partition", 0), letter.get("offset", 0))
-            )
+            poison = evidence.poison_in(letter)
             ids = ids_in(letter) if poison is None else {poison["id"]}
             found |= {(letter["tenant"], id) for id in ids}
     return found & set(evidence.sent)

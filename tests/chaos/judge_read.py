@@ -69,6 +69,10 @@ class Evidence:
     def rows(self, topic: str) -> list[Row]:
         return self.topics.get(topic, [])
 
+    def poison_in(self, letter: Row) -> Row | None:
+        """What a fault sent to do harm, if a dead letter's bytes are that: pyarrow may not survive reading it."""
+        return self.hostile.get((letter["topic"], letter.get("partition", 0), letter.get("offset", 0)))
+
     def noted(self, event: str) -> list[Row]:
         return [note for note in self.notes if note["event"] == event]
 
