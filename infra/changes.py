@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 from aos.codecs.errors import SettingsError, StackError
 from aos.codecs.rows import from_dicts
 from aos.codecs.settings import LIVE, NUMBERS, QUOTAS, Settings, accepted, check_quota
+from aos.infra.security.connections import clients
 from aos.infra.settings import convert
 from aos.streams.live import TOPIC, RuntimeSettings
 from aos.streams.shell.codec import WireCodec
@@ -139,7 +140,7 @@ async def read(settings: Settings) -> History:
     """The whole history. StackError when the broker does not answer."""
     history, codec = History(), WireCodec()
     place = TopicPartition(settings.prefix + TOPIC, 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**clients(settings), enable_auto_commit=False)
     try:
         async with asyncio.timeout(ANSWER_S):
             await consumer.start()
@@ -188,7 +189,7 @@ def _rows(wanted: Sequence[Wanted], version: int, id: bytes, by: str | None, rea
 async def _append(settings: Settings, rows: Any) -> None:
     value, headers = WireCodec().encode(TOPIC, rows)
     first = rows.slice(0, 1).to_pylist()[0]
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap, acks="all", enable_idempotence=True)
+    producer = AIOKafkaProducer(**clients(settings), acks="all", enable_idempotence=True)
     try:
         async with asyncio.timeout(ANSWER_S):
             await producer.start()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aos.codecs.errors import AosError
+from aos.codecs.settings import Settings
 from aos.infra.local.debian import installed_postgres
 from aos.infra.local.host import Host
 from aos.infra.local.java import find_java
@@ -91,7 +92,7 @@ def _running() -> Iterator[Check]:
     if settings is None:
         yield Check("running", True, "no AOS is running: `aos up` starts one")
         return
-    yield _tried("broker", lambda: _broker(settings.bootstrap), "is the address right, does it run?")
+    yield _tried("broker", lambda: _broker(settings), "is the address right, does it run?")
     yield _tried("sql", lambda: _sql(settings.database_url), "is the URL right, does it run?")
 
 
@@ -105,20 +106,22 @@ def _tried(what: str, look: Callable[[], str], hint: str) -> Check:
         return Check(what, False, str(error).splitlines()[0], hint)
 
 
-def _broker(bootstrap: str) -> str:
+def _broker(settings: Settings) -> str:
     import asyncio
 
     from aiokafka.admin import AIOKafkaAdminClient
 
+    from aos.infra.security.connections import clients
+
     async def ask() -> int:
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        admin = AIOKafkaAdminClient(**clients(settings))
         await admin.start()
         try:
             return len(await admin.list_topics())
         finally:
             await admin.close()
 
-    return f"{bootstrap}, {asyncio.run(ask())} topics"
+    return f"{settings.bootstrap}, {asyncio.run(ask())} topics"
 
 
 def _sql(url: str) -> str:

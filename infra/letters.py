@@ -23,6 +23,7 @@ from aos.codecs import wire
 from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import TOPICS, base_of, record_of
+from aos.infra.security.connections import clients
 from aos.streams.dead_letters import DEAD_LETTERS, HEADERS_CUT
 from aos.streams.origins import ORIGIN, Origin, parse
 
@@ -158,8 +159,7 @@ def _message(letter: Letter) -> Message:
 async def read(settings: Settings) -> list[Letter]:
     """All letters on the topic, oldest first, each place of a processor once."""
     found: dict[tuple[str, str], Letter] = {}
-    common = {"bootstrap_servers": settings.bootstrap}
-    consumer = await follow(common, settings.prefix + DEAD_LETTERS, begin=True)
+    consumer = await follow(clients(settings), settings.prefix + DEAD_LETTERS, begin=True)
     try:
         for message in await _to_the_end(consumer):
             rows = wire.decode(message.value, dict(message.headers), record_of(DEAD_LETTERS)).to_pylist()
@@ -182,7 +182,7 @@ async def sent_before(settings: Settings, letters: Sequence[Letter]) -> dict[Ori
     if not first:
         return {}
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap,
+        **clients(settings),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=wire.MESSAGE_BYTES_MAX,
@@ -216,7 +216,7 @@ async def _to_the_end(consumer: Any) -> list[Any]:
 async def send(settings: Settings, messages: Sequence[Redrive]) -> list[int]:
     """Send messages back to their topic and partition; the offsets they got, all acknowledged."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap,
+        **clients(settings),
         acks="all",
         enable_idempotence=True,
         max_request_size=wire.MESSAGE_BYTES_MAX,

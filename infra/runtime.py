@@ -14,10 +14,12 @@ import psycopg
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from aos.agents.sdk.security import Security
 from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
 from aos.infra.retention import run_now
+from aos.infra.security.connections import security
 from aos.infra.statistics import analyze_young
 from aos.streams.live import in_force
 from aos.streams.processor import Law, Processor
@@ -39,6 +41,7 @@ def options(settings: Settings, ordinal: int = 0) -> Options:
     """The shell's bounds from the settings."""
     return Options(
         bootstrap=settings.bootstrap,
+        security=security(settings),
         prefix=settings.prefix,
         ordinal=ordinal,
         session_timeout_s=settings.session_timeout_ms / 1000,
@@ -117,10 +120,13 @@ def inbox_spec(name: str, settings: Settings) -> TopicSpec | None:
     return TopicSpec(name, settings.inbox_partitions, max_bytes=8 * EDGE_BYTES_MAX)
 
 
-def make_topics(settings: Settings) -> None:
-    """Create and verify every topic of the settings' tenants."""
+def make_topics(settings: Settings, administrator: tuple[str, Security] | None = None) -> None:
+    """Create and verify every topic of the settings' tenants; `administrator`: servers and who does it, if another."""
     specs = [spec_of(topic, settings.partitions) for topic in all_topics(settings.tenants)]
-    asyncio.run(provision(options(settings), specs, settings.replication))
+    bounds = options(settings)
+    if administrator is not None:
+        bounds = replace(bounds, bootstrap=administrator[0], security=administrator[1])
+    asyncio.run(provision(bounds, specs, settings.replication))
 
 
 def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Path | None = None) -> int:

@@ -20,6 +20,8 @@ from aos.infra.settings import environment
 from aos.streams.topology import GROUPS
 
 READY_S = 60.0
+# how to speak to the broker, for other commands of this user; passwords stay in their folder
+SHARED = ("security_protocol", "sasl_mechanism", "kafka_username", "kafka_users_dir", "kafka_ca_file")
 NICE = {"learning": 3}  # what is learned may wait a little; what is on a task's way may not
 
 
@@ -46,6 +48,7 @@ class Up:
             Path(settings.data_dir) if settings.data_dir else None,
             bootstrap=settings.bootstrap or None,
             database_url=settings.database_url or None,
+            secure=settings.secure,
         )
 
     def __enter__(self) -> Up:
@@ -64,6 +67,7 @@ class Up:
     def _start(self) -> None:
         from aos.infra.migrate import migrate
         from aos.infra.runtime import make_topics
+        from aos.infra.security.local import secure_broker
 
         self.stack.start()
         self.settings = dataclasses.replace(
@@ -73,7 +77,11 @@ class Up:
             secret=self.settings.secret or _kept_secret(self.stack.data_dir),
         )
         self._say("broker and database are up")
-        make_topics(self.settings)
+        if self.stack.broker is not None and self.stack.ca is not None:
+            self.settings = secure_broker(self.settings, self.stack.broker, self.stack.ca)
+            self._say("users and rights are there")
+        else:
+            make_topics(self.settings)
         migrate(self.settings.database_url)
         self._say("topics and tables are there")
         for group in self._groups:
@@ -146,6 +154,7 @@ class Up:
             "partitions": self.settings.partitions,
             "data_dir": str(self.stack.data_dir),
         }
+        addresses |= {name: getattr(self.settings, name) for name in SHARED}
         path.write_text(json.dumps(addresses))
 
 

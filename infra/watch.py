@@ -14,6 +14,7 @@ from aiokafka.protocol.api import Request
 
 from aos.codecs.settings import Settings
 from aos.infra.runtime import reads
+from aos.infra.security.connections import clients
 from aos.streams.topology import PROCESSORS
 
 READ_S = 5.0
@@ -39,7 +40,7 @@ class Lag:
 
 async def lags(settings: Settings) -> list[Lag]:
     """Every processor's lag, in the topology's order. Raises KafkaError when the broker does not answer."""
-    common = {"bootstrap_servers": settings.bootstrap}
+    common = clients(settings)
     admin = AIOKafkaAdminClient(**common)
     consumer = AIOKafkaConsumer(**common, enable_auto_commit=False)
     await admin.start()
@@ -115,7 +116,7 @@ async def _age(consumer: Any, partition: TopicPartition, offset: int) -> float |
 
 async def topics(settings: Settings) -> list[dict[str, Any]]:
     """Every topic under the prefix with partitions and messages kept."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**clients(settings), enable_auto_commit=False)
     await consumer.start()
     try:
         names = sorted(name for name in await consumer.topics() if name.startswith(settings.prefix + "aos."))

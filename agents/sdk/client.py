@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from aos.agents.identity import request_id
-from aos.agents.sdk.connection import resolve_bootstrap
+from aos.agents.sdk.connection import connection
 from aos.agents.sdk.outbox import Outbox
 from aos.codecs import wire
 from aos.codecs.topics import DEFAULT_TENANT, record_of, tenant_topic
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 class Client:
     """``async with Client() as client: result = await client.run(text="shout", require=["uppercase"])``.
 
-    `bootstrap` and `prefix` as for `Service`. Results are read from the moment the client opens.
+    `bootstrap`, `prefix` and `kafka` as for `Service`. Results are read from the moment the client opens.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Client:
         tenant: str = DEFAULT_TENANT,
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
-        self._common = {"bootstrap_servers": bootstrap or resolve_bootstrap(), **(kafka or {})}
+        self._common = connection(f"{prefix}aos.tenant.{tenant}", bootstrap=bootstrap, kafka=kafka)
         self._prefix = prefix
         self._tenant = tenant
         self._waiting: dict[bytes, asyncio.Future[Row]] = {}

@@ -6,13 +6,16 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aos.agents.sdk.security import NAMES, security_of
 from aos.codecs.errors import StackError
 
 RUN_FILE = "AOS_RUN_FILE"
 WAIT_S = 0.1
+YES = ("1", "true", "yes", "on")
 
 log = logging.getLogger("aos.agents")
 
@@ -34,6 +37,31 @@ def running_stack() -> dict[str, Any] | None:
         return None
     owner = found.get("pid")
     return found if isinstance(owner, int) and Path(f"/proc/{owner}").exists() else None
+
+
+def connection(
+    user: str, *, bootstrap: str | None = None, kafka: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The arguments of an aiokafka client: servers, protocol, user, authority.
+
+    From `bootstrap` and `kafka` as given, else from the environment (AOS_BOOTSTRAP, AOS_SECURITY_PROTOCOL …), else
+    from the running local stack. `user`: who this program is where there is a folder of users and none is named.
+    """
+    given = dict(kafka or {})
+    if "bootstrap_servers" in given:
+        return given
+    environ = {name: os.environ.get(f"AOS_{name.upper()}", "") for name in NAMES}
+    found: dict[str, Any] = {**environ, "allow_plaintext": environ["allow_plaintext"].lower() in YES}
+    servers = bootstrap or resolve_bootstrap()
+    stack = running_stack()
+    if not environ["security_protocol"] and stack is not None and stack["bootstrap"] == servers:
+        found |= {name: stack[name] for name in NAMES if name in stack and name != "kafka_username"}
+    if "security_protocol" in given:
+        return {"bootstrap_servers": servers, **given}
+    security = security_of(found)
+    if not security.username:
+        security = security.named(user)
+    return {**security.clients(servers), **given}
 
 
 def resolve_bootstrap() -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
-from aos.agents.sdk.connection import resolve_bootstrap, wait_for_topic
+from aos.agents.sdk.connection import connection, wait_for_topic
 from aos.agents.sdk.offsets import At, Offsets
 from aos.agents.sdk.outbox import Outbox
 from aos.agents.sdk.processes import make_pool, timed
@@ -88,12 +88,13 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     @asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[Any, Any]]:
         service = self._service
-        common = {"bootstrap_servers": service.bootstrap or resolve_bootstrap(), **service.kafka}
+        user = f"{service.prefix}aos.service.{service.name}"  # its group has the same name
+        common = connection(user, bootstrap=service.bootstrap, kafka=service.kafka)
         producer = AIOKafkaProducer(
             acks="all", enable_idempotence=True, max_request_size=wire.MESSAGE_BYTES_MAX, **common
         )
         consumer = AIOKafkaConsumer(
-            group_id=f"{service.prefix}aos.service.{service.name}",
+            group_id=user,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=500,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aos.agents.sdk.connection import running_stack
+from aos.agents.sdk.security import NAMES
 from aos.codecs.errors import StackError
 from aos.codecs.settings import Settings
 from aos.infra.cli.output import note
@@ -27,6 +28,7 @@ def found() -> Settings | None:
         database_url=settings.database_url or stack["database_url"],
         prefix=settings.prefix or stack["prefix"],
         partitions=stack["partitions"],
+        **({} if settings.bootstrap else {name: stack[name] for name in NAMES if name in stack}),
     )
 
 

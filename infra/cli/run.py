@@ -36,6 +36,9 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option(help="Keep the data here; else it goes with the stack.")
     ] = None,
+    secure: Annotated[
+        bool | None, typer.Option("--secure", help="TLS, a user for everybody, no right that is not given.")
+    ] = None,
 ) -> None:
     """Run the whole local stack in the foreground until Ctrl-C; nothing is left behind.
 
@@ -43,19 +46,20 @@ def up(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _up(data_dir)
+        _up(data_dir, secure)
     except KeyboardInterrupt:
         note("stopped")
 
 
-def _up(data_dir: Path | None) -> None:
+def _up(data_dir: Path | None, secure: bool | None) -> None:
     """Start, tell, wait for Ctrl-C; whatever has been started by then is ended by `Up`."""
     from aos.agents.sdk.connection import run_file
     from aos.infra.settings import load
     from aos.infra.up import Up
 
     note("starting (the first start fetches broker and database, a minute or two) …")
-    with Up(load({"data_dir": str(data_dir) if data_dir else None}), announce=True, say=note) as running:
+    flags = {"data_dir": str(data_dir) if data_dir else None, "secure": secure}
+    with Up(load(flags), announce=True, say=note) as running:
         took = running.stack.start_s.get("stack", 0.0)
         settings = running.settings
         for name, value in (

@@ -79,8 +79,9 @@ async def _submit(
     settings: Settings, requests: list[dict[str, Any]], tenant: str, wait: bool, timeout: float
 ) -> list[dict[str, Any]]:
     from aos.agents.sdk.client import Client
+    from aos.infra.security.connections import clients
 
-    async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix, tenant=tenant) as client:
+    async with Client(prefix=settings.prefix, tenant=tenant, kafka=clients(settings)) as client:
         if not wait:
             return [{"id": id} for id in await client.submit(requests)]
         return list(await asyncio.gather(*(client.run(timeout=timeout, **request) for request in requests)))
@@ -109,9 +110,10 @@ async def _results(settings: Settings, follow: bool, tenant: str, output: Form) 
     from aos.codecs import wire
     from aos.codecs.topics import record_of, tenant_topic
     from aos.infra.cli.output import plain
+    from aos.infra.security.connections import clients
 
     topic = settings.prefix + tenant_topic("aos.results", tenant)
-    consumer = await follow_topic({"bootstrap_servers": settings.bootstrap}, topic, begin=True)
+    consumer = await follow_topic(clients(settings), topic, begin=True)
     ends = await consumer.end_offsets(consumer.assignment())
     try:
         while follow or not all([await consumer.position(p) >= end for p, end in ends.items()]):
@@ -153,8 +155,9 @@ def feedback(
 
 async def _feedback(settings: Settings, row: dict[str, Any], tenant: str) -> None:
     from aos.agents.sdk.client import Client
+    from aos.infra.security.connections import clients
 
-    async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix, tenant=tenant) as client:
+    async with Client(prefix=settings.prefix, tenant=tenant, kafka=clients(settings)) as client:
         await client.send("aos.feedback", [row])
 
 

@@ -21,6 +21,7 @@ from aos.codecs.settings import Settings
 from aos.infra.demo.figures import DOMAIN, SAMPLE
 from aos.infra.demo.files import Piece, pieces
 from aos.infra.demo.report import report
+from aos.infra.security.connections import clients, surroundings
 from aos.infra.up import Up, outside
 from aos.streams.topology import GROUPS
 
@@ -99,8 +100,7 @@ class Demo:
     def start_fleet(self) -> None:
         """The four services, each a process."""
         own = {
-            "AOS_BOOTSTRAP": self._up.settings.bootstrap,
-            "AOS_PREFIX": self._up.settings.prefix,
+            **surroundings(self._up.settings),
             FAULTS: str(self._faults),
         }
         for name in SERVICES:
@@ -114,7 +114,7 @@ class Demo:
     async def play(self, chosen: list[Piece]) -> Course:
         """The sample, then the tasks with kill and disturbance in their course."""
         settings = self._up.settings
-        async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix) as client:
+        async with Client(prefix=settings.prefix, kafka=clients(settings)) as client:
             agents = await self._fleet_known()
             self._say(
                 f"fleet: {len(agents)} compressors, 2 inspectors, 2 verifiers in {len(SERVICES)} processes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import socket
+import ssl
 import struct
 import time
 import uuid
@@ -15,6 +16,7 @@ from aos.infra.local.cache import first, install, progress, run_step, tail
 from aos.infra.local.children import Children
 from aos.infra.local.host import LOOPBACK, Host, StackError, check_disk, check_port, free_port
 from aos.infra.local.java import ensure_java
+from aos.infra.security.certificates import Ca, context
 
 HERE = Path(__file__).parent
 POM = HERE / "kafka-pom.xml"
@@ -26,6 +28,7 @@ DATA_BYTES = 512 << 20
 START_LIMIT_S = 60.0
 ARCHIVE = "broker.jsa"
 ARCHIVE_LIMIT_S = 60.0
+BROKER_NAME, STACK_NAME = "aos-broker", "aos-stack"  # common names of those who may everything
 # Serial GC and a small heap: the broker's data is in the page cache, and two cores are shared with all else.
 # Only the quick compiler: measured on 2 cores at 3,000 produce requests/s, the first 20 s cost 9 s of CPU
 # instead of 19 and a steady second .47 instead of .58; the start takes 1.8 s instead of 2.5.
@@ -102,10 +105,20 @@ def class_archive(host: Host, children: Children, java: Path, jars: Path) -> lis
 
 
 class Broker:
-    """One Kafka node and its data folder."""
+    """One Kafka node and its data folder.
+
+    With an authority it is secure: clients come over TLS with user and password and may only what they were given;
+    the stack itself comes by `inner`, with a certificate as its proof, and may everything.
+    """
 
     def __init__(
-        self, host: Host, children: Children, folder: Path, port: int | None = None, name: str = "kafka"
+        self,
+        host: Host,
+        children: Children,
+        folder: Path,
+        port: int | None = None,
+        name: str = "kafka",
+        ca: Ca | None = None,
     ) -> None:
         self.host = host
         self.children = children
@@ -114,6 +127,8 @@ class Broker:
         self.flags: list[str] = []
         self.log = folder / "kafka.log"
         self.port = port or free_port()
+        self.ca = ca
+        self.inner = ""  # host:port, known once arranged
         self._given_port = port is not None
         self._java: Path | None = None
         self._jars: Path | None = None
@@ -144,17 +159,48 @@ class Broker:
             )
         check_disk(self.host, self.folder, DATA_BYTES, "the broker's data")
         self.folder.mkdir(parents=True, exist_ok=True)
-        controller = free_port()
-        lines = [
-            SETTINGS.read_text(),
-            f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{controller}",
-            f"advertised.listeners=PLAINTEXT://{self.bootstrap}",
-            f"controller.quorum.voters=1@{LOOPBACK}:{controller}",
-            f"log.dirs={self.folder / 'data'}",
-        ]
+        lines = [SETTINGS.read_text(), f"log.dirs={self.folder / 'data'}", *self._listeners()]
         (self.folder / "broker.properties").write_text("\n".join(lines) + "\n")
         if not (self.folder / "formatted").exists():
             self._format()
+
+    def _listeners(self) -> list[str]:
+        """Where and how the node is spoken to."""
+        controller = f"{LOOPBACK}:{free_port()}"
+        quorum = f"controller.quorum.voters=1@{controller}"
+        if self.ca is None:
+            return [
+                f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+                f"advertised.listeners=PLAINTEXT://{self.bootstrap}",
+                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                quorum,
+            ]
+        self.inner = f"{LOOPBACK}:{free_port()}"
+        # A key in a file of the broker's own: Kafka wants key and chain together
+        cert, key = self.ca.issue(BROKER_NAME, client=True)
+        keystore = self.folder / "broker.pem"
+        keystore.touch(mode=0o600)
+        keystore.chmod(0o600)
+        keystore.write_text(key.read_text() + cert.read_text())
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        return [
+            f"listeners=CLIENTS://{self.bootstrap},STACK://{self.inner},CONTROLLER://{controller}",
+            f"advertised.listeners=CLIENTS://{self.bootstrap},STACK://{self.inner}",
+            "listener.security.protocol.map=CLIENTS:SASL_SSL,STACK:SSL,CONTROLLER:SSL",
+            "inter.broker.listener.name=STACK",
+            quorum,
+            "sasl.enabled.mechanisms=SCRAM-SHA-512",
+            f"listener.name.clients.scram-sha-512.sasl.jaas.config={scram}",
+            "ssl.keystore.type=PEM",
+            f"ssl.keystore.location={keystore}",
+            "ssl.truststore.type=PEM",
+            f"ssl.truststore.location={self.ca.bundle}",
+            "listener.name.stack.ssl.client.auth=required",
+            "listener.name.controller.ssl.client.auth=required",
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found=false",
+            f"super.users=User:CN={BROKER_NAME};User:CN={STACK_NAME}",
+        ]
 
     def _format(self) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -181,7 +227,8 @@ class Broker:
         argv = [*self._command("kafka.Kafka"), self.folder / "broker.properties"]
         self.children.spawn(self.name, argv, log_path=self.log, cwd=self.folder, env=dict(self.host.environ))
         deadline = time.monotonic() + START_LIMIT_S
-        while not answers(self.port):
+        trust = context(self.ca.bundle) if self.ca is not None else None
+        while not answers(self.port, trust):
             code = self.children.wait(self.name, 0.05)
             if code is not None:
                 raise StackError(
@@ -201,11 +248,15 @@ class Broker:
         self.children.stop(self.name, timeout)
 
 
-def answers(port: int) -> bool:
-    """Whether a broker on loopback answers ApiVersions; it does so only once it takes all other requests."""
+def answers(port: int, trust: ssl.SSLContext | None = None) -> bool:
+    """Whether a broker on loopback answers ApiVersions; it does so only once it takes all other requests.
+
+    `trust`: over TLS. An answer needs no user there either.
+    """
     body = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, null client id
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1.0) as link:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0) as plain:
+            link = plain if trust is None else trust.wrap_socket(plain, server_hostname=LOOPBACK)
             link.sendall(struct.pack(">i", len(body)) + body)
             head = link.recv(8)
             return len(head) == 8 and struct.unpack(">ii", head)[1] == 1

@@ -15,6 +15,7 @@ from aos.infra.local.children import Children
 from aos.infra.local.host import Host, StackError
 from aos.infra.local.kafka import Broker
 from aos.infra.local.timescale import Database
+from aos.infra.security.certificates import Ca, ensure_ca
 
 STOP_LIMIT_S = 15.0
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class LocalStack:
     With `data_dir` the data is kept there, else it is in a private temporary folder that goes with the stack.
     A part whose address is given (`bootstrap`, `database_url`) is used as it is, neither started nor stopped.
     `children` may be used to start further processes; they end with the stack too.
+    `secure`: what is started here speaks TLS and asks everybody who they are; `ca` is whom its certificates are from.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class LocalStack:
         bootstrap: str | None = None,
         database_url: str | None = None,
         host: Host | None = None,
+        secure: bool = False,
     ) -> None:
         self.host = host or Host.current()
+        self.secure = secure
         self.kept = data_dir is not None
         self._given_dir = data_dir
         self._ports = (broker_port, database_port)
@@ -48,6 +52,7 @@ class LocalStack:
         self._database: Database | None = None
         self._data_dir: Path | None = None
         self._lock: IO[str] | None = None
+        self.ca: Ca | None = None
         self.start_s: dict[str, float] = {}  # seconds until ready, by part; "stack" is the whole
 
     @property
@@ -59,6 +64,16 @@ class LocalStack:
     def database_url(self) -> str:
         """The URL of the database `aos`."""
         return self._given[1] or self._running(self._database).url
+
+    @property
+    def security_dir(self) -> Path:
+        """Where authority, certificates, keys and passwords are."""
+        return self.data_dir / "security"
+
+    @property
+    def broker(self) -> Broker | None:
+        """The broker, if it is started here."""
+        return self._broker
 
     @property
     def data_dir(self) -> Path:
@@ -98,9 +113,11 @@ class LocalStack:
         self._data_dir = self._make_data_dir()
         if not self.kept:
             self._children.remove_when_gone(self._data_dir)
+        self.ca = ensure_ca(self.security_dir) if self.secure else None
         parts: dict[str, Callable[[], None]] = {}
         if self._given[0] is None:
-            self._broker = Broker(self.host, self._children, self._data_dir / "kafka", self._ports[0])
+            folder = self._data_dir / "kafka"
+            self._broker = Broker(self.host, self._children, folder, self._ports[0], ca=self.ca)
             parts["broker"] = self._broker_up
         if self._given[1] is None:
             self._database = Database(self.host, self._children, self._data_dir / "postgres", self._ports[1])

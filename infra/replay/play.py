@@ -18,6 +18,7 @@ from aos.codecs.errors import StackError
 from aos.codecs.settings import Settings
 from aos.infra.local.children import Children
 from aos.infra.replay.table import outcomes, queries
+from aos.infra.security.connections import clients, surroundings
 from aos.infra.up import outside
 
 LAST = 1_000  # rows of the figures that end with _last
@@ -70,7 +71,7 @@ def replay(settings: Settings, options: Options, say: Callable[[str], None] = la
         np.random.default_rng(options.seed).shuffle(order)
     order = order[: options.limit]
     with Children() as children:
-        env = {**outside(), "AOS_BOOTSTRAP": settings.bootstrap, "AOS_PREFIX": settings.prefix}
+        env = {**outside(), **surroundings(settings)}
         argv = [sys.executable, "-m", "aos.infra.replay.agents", str(options.file.resolve()), f"replay-{run}"]
         argv += [f"replay-{run}", str(options.in_flight), str(options.latency_scale)]
         children.spawn("replay-agents", argv, env=env)
@@ -90,7 +91,7 @@ async def _play(
 ) -> tuple[float, list[dict[str, Any]]]:
     """Results in the order of submission; the clock starts with the first result (agents are known then)."""
     slots = asyncio.Semaphore(options.in_flight)
-    async with Client(bootstrap=settings.bootstrap, prefix=settings.prefix) as client:
+    async with Client(prefix=settings.prefix, kafka=clients(settings)) as client:
 
         async def one(number: int, row: int) -> dict[str, Any]:
             request = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from aos.agents.sdk.security import Security
 
 MIB = 1024 * 1024
 
@@ -15,13 +16,13 @@ class Options:
 
     `ordinal` numbers the workers that run the same processors: it makes the static group instance id, so two
     live workers of one processor must differ in it, and a restarted worker must come back with its own.
-    `kafka` holds extra arguments of every aiokafka client (security).
+    `security` says how the broker is spoken to and as whom.
     """
 
     bootstrap: str
     prefix: str = ""
     ordinal: int = 0
-    kafka: Mapping[str, Any] = field(default_factory=dict)
+    security: Security = field(default_factory=Security)
     # group
     session_timeout_s: float = 10.0  # 60 s by default: a killed worker's partitions would wait that long
     heartbeat_s: float = 2.0
@@ -77,4 +78,9 @@ class Options:
 
     def clients(self) -> dict[str, Any]:
         """The arguments that every aiokafka client gets."""
-        return {"bootstrap_servers": self.bootstrap, **self.kafka}
+        return self.security.clients(self.bootstrap)
+
+    def as_processor(self, name: str) -> Options:
+        """The same for the clients of one processor, which is a user of its own where there is a folder of users."""
+        own = self.security.named(f"{self.prefix}aos.{name}")
+        return self if own is self.security else replace(self, security=own)
