@@ -23,7 +23,8 @@ from aos.infra.security.connections import security
 from aos.infra.statistics import analyze_young
 from aos.streams.live import in_force
 from aos.streams.processor import Law, Processor
-from aos.streams.shell.codec import WireCodec
+from aos.streams.shell.codec import ORDERS, WireCodec
+from aos.streams.shell.crew import worker_of
 from aos.streams.shell.options import Options
 from aos.streams.shell.sinks import Sink
 from aos.streams.shell.topics import Admin, TopicSpec, provision, spec_of
@@ -97,7 +98,7 @@ def _sink(settings: Settings) -> Sink:
     from aos.infra.store import TimescaleSink  # half a second, for the one worker that stores
 
     async def topic_ids() -> dict[str, str]:
-        async with Admin(options(settings)) as admin:
+        async with Admin(options(settings).as_processor("store")) as admin:
             return {name: id for name, (id, _) in (await admin.ids()).items()}
 
     return TimescaleSink(settings.database_url, topic_ids, settings)
@@ -136,7 +137,7 @@ def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Pat
     if status is not None:
         bounds = replace(bounds, crumbs=str(status.with_suffix(".crumbs")))
     with threadpool_limits(1):
-        return run(deployment(settings, names), bounds, _started(settings, status))
+        return run(deployment(settings, names), bounds, _started(settings, status), worker_of)
 
 
 def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:

@@ -32,6 +32,7 @@ from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.halt import TopicWatch
 from aos.streams.shell.kit import Kit
 from aos.streams.shell.metrics import Metrics
+from aos.streams.shell.login import credentials
 from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer
 from aos.streams.shell.reader import Reader
@@ -85,6 +86,7 @@ def make_app(processor: Processor, topics: Sequence[str], options: Options) -> A
         id=name,
         broker=[f"kafka://{server}" for server in options.bootstrap.split(",")],
         version=1,
+        broker_credentials=credentials(options),
         autodiscover=False,
         key_serializer="raw",
         value_serializer="raw",
@@ -268,13 +270,16 @@ class Worker:
 
 
 async def serve(
-    deployment: Deployment, options: Options, started: Callable[[Worker], Awaitable[None]] | None
+    deployment: Deployment,
+    options: Options,
+    started: Callable[[Worker], Awaitable[None]] | None,
+    make: Callable[[Deployment, Options], Worker],
 ) -> int:
     """Run until SIGTERM or SIGINT (0) or a crash (70). A second signal leaves at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    worker = Worker(deployment, options)
+    worker = make(deployment, options)
 
     def on_signal(*_: object) -> None:
         if worker.stopping:
@@ -321,14 +326,17 @@ def tune() -> None:
 
 
 def run(
-    deployment: Deployment, options: Options, started: Callable[[Worker], Awaitable[None]] | None = None
+    deployment: Deployment,
+    options: Options,
+    started: Callable[[Worker], Awaitable[None]] | None = None,
+    make: Callable[[Deployment, Options], Worker] = Worker,
 ) -> int:
-    """Run a worker to its end and return the exit code; the caller exits with it."""
+    """Run a worker (or what `make` makes instead) to its end and return the exit code; the caller exits with it."""
     quiet()
     tune()
     uvloop.install()  # also for the loops of Faust's consumer threads
     try:
-        return asyncio.run(serve(deployment, options, started))
+        return asyncio.run(serve(deployment, options, started, make))
     except (AosError, KafkaError) as error:
         log.critical("%s", error)
         return REFUSED
