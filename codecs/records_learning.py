@@ -255,6 +255,19 @@ SETTING = Record(
     ),
 )
 
+ORDER = Record(
+    "processor-order",
+    1,
+    "An order to a processor (topic aos.processors); view, the processor's name is the key: the last one holds",
+    (
+        need("processor", TEXT, "Name of the processor; the same as the message's key"),
+        need("action", TEXT, "pause, drain (of encode only) or resume"),
+        may("ordered_at", TIME, "When, by the clock of who ordered it; data only", "UTC"),
+        may("ordered_by", TEXT, "Who"),
+        may("reason", TEXT, "Why, in words"),
+    ),
+)
+
 SNAPSHOT = Record(
     "snapshot-chunk",
     1,

@@ -85,14 +85,22 @@ TOPICS: dict[str, Topic] = {
         _view(
             "aos.settings", "setting", "Settings changed at run time, every version; `aos config` writes it"
         ),
+        Topic(
+            "aos.processors",
+            "processor-order",
+            "Orders to processors: pause, drain, resume; every worker reads it",
+            spread=False,
+            edge=True,
+            compacted=True,
+            bytes_max=EDGE_BYTES_MAX,
+        ),
         Topic("aos.snapshots", "snapshot-chunk", "States of processors", spread=False, compacted=True),
         Topic(
             "aos.alerts",
             "alert",
-            "What an operator should know; kept in SQL",
+            "What an operator should know, opened and cleared; kept in SQL",
             spread=False,
             edge=True,
-            reserved="alarms on anomalies (issue 5)",
         ),
         Topic("aos.dead-letters", "dead-letter", "Bytes that never became a request", spread=False),
     )

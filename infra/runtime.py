@@ -78,7 +78,7 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
         raise SettingsError(
             "AOS5003", "supervise needs the key of the tokens", "set AOS_SECRET, the same for all"
         )
-    wanted = {topic for processor in processors for topic in processor.views}
+    wanted = {ORDERS, *(topic for processor in processors for topic in processor.views)}
     sinks = {p.name: _sink(settings) for p in processors if p.law is Law.SINK}
     return Deployment(
         processors=processors,

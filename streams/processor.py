@@ -7,7 +7,7 @@ runs it in memory, tests call `step` directly; all three see exactly the types o
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -112,7 +112,9 @@ class Views:
     `settings` is the frozen settings object; `partitions` the number of partitions by topic name;
     `views` maps a view topic (``aos.agent-states``) to what its `View.fold` made of it so far;
     `secret` is the key for assignment tokens; `stale` says that the views were not known to be complete for longer
-    than the shell's bound (5 s): what is decided now is marked degraded.
+    than the shell's bound (5 s), or that what the processor rests on is behind: what is decided now is marked degraded.
+    `refused` maps a view topic to keys whose newest record the view could not take in; it has a topic only while
+    there are such keys.
     """
 
     settings: Any = None
@@ -120,6 +122,7 @@ class Views:
     views: Mapping[str, Any] = field(default_factory=dict)
     secret: bytes = b""
     stale: bool = False
+    refused: Mapping[str, Collection[bytes]] = field(default_factory=dict)
 
     def __getitem__(self, topic: str) -> Any:
         return self.views[topic]
@@ -145,7 +148,8 @@ class Processor:
     and `adopt(state, batch)`, which takes in decisions made since the snapshot. Partition `p` of every topic in
     `reads` belongs to the same state: the topics are co-partitioned. While messages flow, the broker may collect them
     for `patience_s` before they are handed over: fewer, larger fetches for what is in no hurry. An edge with
-    `yields_to` takes nothing in while that processor is seconds behind on that topic.
+    `yields_to` takes nothing in while that processor is seconds behind on that topic. What decides by `rests_on` says
+    so when that processor is (`Views.stale`).
     """
 
     name: str
@@ -158,6 +162,7 @@ class Processor:
     edge: bool = False
     patience_s: float = 0.0
     yields_to: tuple[str, str] | None = None  # (processor, topic)
+    rests_on: tuple[str, str] | None = None  # (processor, topic)
     dump: Callable[[Any], dict[str, pa.RecordBatch]] | None = None
     load: Callable[[int, Mapping[str, pa.RecordBatch]], Any] | None = None
     journal: str | None = None

@@ -5,7 +5,8 @@ Each view is an object with `apply(key, rows or None)`; the view service of a pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from hashlib import blake2b
 from typing import Protocol
 
 import pyarrow as pa
@@ -16,7 +17,48 @@ from aos.analytics.patterns import Patterns
 from aos.analytics.strategies import Strategies
 from aos.codecs.settings import Settings, fingerprint
 from aos.streams.live import RuntimeSettings
+from aos.streams.orders import Orders
 from aos.streams.processor import View, Views
+
+# keys that one view remembers as refused, 16 bytes each; beyond that every key counts as refused
+REFUSED_MAX = 4_096
+
+
+class Refused(Collection[bytes]):
+    """Keys whose newest record a view could not take in: what it says of them is older, or nothing.
+
+    A good record of the key, or its tombstone, mends it.
+    """
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+        self._lost = False  # more than could be remembered were refused
+
+    def add(self, key: bytes) -> None:
+        """The newest record of this key was refused."""
+        if len(self._digests) < REFUSED_MAX:
+            self._digests.add(_digest(key))
+        else:
+            self._lost = True
+
+    def mend(self, key: bytes) -> None:
+        """A record of this key was taken in."""
+        if self._digests:
+            self._digests.discard(_digest(key))
+
+    def __contains__(self, key: object) -> bool:
+        return self._lost or (isinstance(key, bytes) and _digest(key) in self._digests)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What is remembered: the digests."""
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+def _digest(key: bytes) -> bytes:
+    return blake2b(key, digest_size=16).digest()
 
 
 class _Applies(Protocol):
@@ -65,5 +107,6 @@ VIEWS: dict[str, View] = {
         _view("aos.patterns", Patterns),
         _view("aos.strategies", Strategies),
         _view("aos.settings", RuntimeSettings),
+        _view("aos.processors", Orders),
     )
 }

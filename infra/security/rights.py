@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
-from aos.codecs.topics import DEFAULT_TENANT, TOPICS, all_topics, inbox, tenant_topic
+from aos.codecs.topics import DEFAULT_TENANT, TOPICS, all_topics, base_of, inbox, tenant_topic
 from aos.streams.processor import Processor
 from aos.streams.topology import PROCESSORS
 
@@ -24,8 +24,9 @@ NAME = re.compile(
 )  # of a tenant or service: it is a part of a topic's name
 INBOXES = "aos.inbox."
 OF_EACH_PROCESSOR = ("aos.dead-letters", "aos.alerts")  # what no message may stop it from saying
+HEARD_BY_EACH = ("aos.processors", "aos.alerts")  # orders to it, and which of its own alerts are open
 OF_TENANTS = ("aos.requests", "aos.feedback", "aos.observations")
-OF_SERVICES = ("aos.agents", "aos.heartbeats", "aos.outcomes")
+OF_SERVICES = ("aos.agents", "aos.heartbeats", "aos.outcomes", "aos.calls")
 
 
 class Right(NamedTuple):
@@ -87,19 +88,23 @@ def _of_processor(processor: Processor, tenants: Sequence[str]) -> Iterator[Righ
     journal = (processor.journal,) if processor.journal is not None else ()
     for topic in _each(processor.reads, tenants):
         yield from _may(user, topic, READ, DESCRIBE, DESCRIBE_CONFIGS)
-    for topic in (*processor.views, *states, *journal):
+    for topic in (*processor.views, *states, *journal, *HEARD_BY_EACH):
         yield from _may(user, topic, READ, DESCRIBE, DESCRIBE_CONFIGS)
-    for topic in (*_each(processor.writes, tenants), *states, *OF_EACH_PROCESSOR):
+    ticks = (
+        processor.reads if processor.tick is not None else ()
+    )  # the shell writes them to the fold's own log
+    for topic in (*_each(processor.writes, tenants), *ticks, *states, *OF_EACH_PROCESSOR):
         if topic == "aos.inbox":
             for operation in (WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS):
                 yield Right(user, TOPIC, INBOXES, PREFIXED, operation)
         else:
             yield from _may(user, topic, WRITE, DESCRIBE, DESCRIBE_CONFIGS)
     yield Right(user, GROUP, user, LITERAL, READ)
-    if processor.yields_to is not None:  # it looks how far that one is
-        later, topic = processor.yields_to
-        yield Right(user, GROUP, processor_user(later), LITERAL, DESCRIBE)
-        yield from _may(user, topic, DESCRIBE)
+    for looks_at in (processor.yields_to, processor.rests_on):  # how far that one is on that topic
+        if looks_at is not None:
+            other, topic = looks_at
+            yield Right(user, GROUP, processor_user(other), LITERAL, DESCRIBE)
+            yield from _may(user, topic, DESCRIBE)
 
 
 def _of_tenant(tenant: str) -> Iterator[Right]:
@@ -125,7 +130,7 @@ def _of_operator(tenants: Sequence[str]) -> Iterator[Right]:
     for operation in (READ, CREATE, DESCRIBE, DESCRIBE_CONFIGS):
         yield Right(OPERATOR, TOPIC, "aos.", PREFIXED, operation)
     for topic in all_topics(tenants):
-        if topic.wants_json or topic.name == "aos.settings":
+        if TOPICS[base_of(topic.name)].wants_json or topic.name in ("aos.settings", "aos.processors"):
             yield from _may(OPERATOR, topic.name, WRITE)
     yield Right(OPERATOR, GROUP, "aos.", PREFIXED, DESCRIBE)
     yield Right(

@@ -11,15 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from aos.streams.shell.background import Admins, Background
 from aos.streams.shell.fatal import log
 from aos.streams.shell.options import Options
 from aos.streams.shell.reader import Reader
+from aos.streams.shell.topics import Admin
 
-LOOK_S = 0.5
+LOOK_S = 0.5  # .. of a bound of seconds; a tenth of any bound is often enough
 
 
 class Backlog:
@@ -49,54 +49,53 @@ class Backlog:
         return now - oldest
 
 
-class Downstream:
-    """Watches the processor `name` on `topic` (names without prefix); `behind` from `most_s` until half of it."""
+class Downstream(Background):
+    """Watches the processor `name` on `topic` (names without prefix); `behind` from `most_s` until half of it. `said`:
+    what follows from either, for the log."""
 
-    def __init__(self, options: Options, reader: Reader, name: str, topic: str, partitions: int) -> None:
-        self._options, self._reader = options, reader
+    def __init__(
+        self,
+        options: Options,
+        reader: Reader,
+        admins: Admins,
+        name: str,
+        topic: str,
+        partitions: int,
+        most_s: float | None = None,
+        said: tuple[str, str] = ("held", "let go"),
+    ) -> None:
+        self._options, self._reader, self._admins = options, reader, admins
+        self._most_s = options.behind_s if most_s is None else most_s
+        self._said = said
         self._group, self._topic = f"{options.prefix}aos.{name}", topic
         self._partitions = range(partitions)
         self._backlog = Backlog()
-        self._task: asyncio.Task[None] | None = None
         self.behind = False
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._watch(), name=f"downstream {self._group}")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        super().__init__(f"downstream {self._group}")
 
     def judge(self, age_s: float) -> None:
         """Hold or let go, by the age of the oldest undone message."""
-        most_s = self._options.behind_s
-        behind = age_s > (most_s / 2 if self.behind else most_s)
+        behind = age_s > (self._most_s / 2 if self.behind else self._most_s)
         if behind != self.behind:
-            log.warning("%s is %.1f s behind: %s", self._group, age_s, "held" if behind else "let go")
+            log.warning("%s is %.1f s behind: %s", self._group, age_s, self._said[not behind])
         self.behind = behind
 
     async def _watch(self) -> None:
         while True:
-            admin = AIOKafkaAdminClient(**self._options.clients())
+            admin = None
             try:
-                await admin.start()
-                while True:
-                    self.judge(self._backlog.look(*await self._look(admin)))
-                    await asyncio.sleep(LOOK_S)
+                admin = await self._admins.get()
+                self.judge(self._backlog.look(*await self._look(admin)))
             except KafkaError as error:  # what was known stays true until the broker answers again
                 log.warning("%s: its lag is not known: %s", self._group, error)
-                await asyncio.sleep(LOOK_S)
-            finally:
-                await admin.close()
+                await self._admins.drop(admin)
+            await asyncio.sleep(max(LOOK_S, self._most_s / 10))
 
-    async def _look(self, admin: AIOKafkaAdminClient) -> tuple[dict[int, int], dict[int, int]]:
+    async def _look(self, admin: Admin) -> tuple[dict[int, int], dict[int, int]]:
         """Ends first: what is committed later can only be more."""
         bounds = await self._reader.bounds([(self._topic, partition) for partition in self._partitions])
-        found = await admin.list_consumer_group_offsets(self._group)
-        name = self._options.prefix + self._topic
-        done = {p: found.get(TopicPartition(name, p)) for p in self._partitions}
+        done = await admin.committed(self._group)
         return (
             {partition: end for (_, partition), (_, end) in bounds.items()},
-            {partition: at.offset if at is not None else 0 for partition, at in done.items()},
+            {partition: done.get((self._topic, partition), 0) for partition in self._partitions},
         )

@@ -28,8 +28,9 @@ PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the 
 @dataclass(slots=True)
 class Kit:
     """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
-    known to be complete, `in_force` puts the settings of now into it, `held_back` says that nothing is to be
-    taken in."""
+    known to be complete, `outdated` that what decides here has not learned for long, `in_force` puts the settings of
+    now into it, `held_back` says that nothing is to be taken in, `ordered` under which order to stand still (its
+    mark; empty: none)."""
 
     processor: Processor
     options: Options
@@ -42,8 +43,10 @@ class Kit:
     metrics: Metrics
     limit: Callable[[str], int]  # bytes of one message, by topic
     staleness_s: Callable[[], float] = lambda: 0.0
+    outdated: Callable[[], bool] = lambda: False
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
     held_back: Callable[[], bool] = lambda: False
+    ordered: Callable[[], str] = lambda: ""
     crumbs: Crumbs = field(default_factory=lambda: Crumbs(None))
     halt: Halt = field(init=False)
     _patience: Pressed = field(init=False)
@@ -61,6 +64,12 @@ class Kit:
     def consumer(self) -> SafeConsumer:
         return self.find_consumer()
 
+    def wants(self, item: Input | None) -> bool:
+        """Whether more of this input may be handed over."""
+        if item is None or self.halt.reason is not None:
+            return False
+        return not item.held and item.waiting_bytes < self.options.waiting_bytes
+
     def dead_letter(self, raw: Raw, code: str, message: str) -> list[Output]:
         """What keeps a message that a step or a sink gave up on."""
         letters = DeadLetters(self.processor.name, getattr(self.given.settings, "tenants", ()))
@@ -70,7 +79,7 @@ class Kit:
     @property
     def views(self) -> Views:
         """What a step may look at now; it says when that is old."""
-        if not self.processor.views or self.staleness_s() <= self.options.stale_s:
+        if not self.processor.views or not (self.staleness_s() > self.options.stale_s or self.outdated()):
             return self.in_force(self.processor, self.given)
         return replace(self.in_force(self.processor, self.given), stale=True)
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from aos.codecs.errors import RecordError
 from aos.streams.processor import Batch, Law, Output, Raw, Recall, Step
+from aos.streams.shell.clock import wall
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.crumbs import deadly, suspicious
 from aos.streams.shell.fatal import BROKEN, die, log
@@ -27,6 +28,7 @@ from aos.streams.shell.outgoing import Outgoing, messages_of
 from aos.streams.shell.pressure import Pressure
 from aos.streams.shell.producer import Undeliverable
 from aos.streams.shell.reader import raw_of
+from aos.streams.shell.rest import heed
 
 NO_ROWS = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 TICK_S_MIN = 0.005  # a state that is always due must not spin
@@ -60,6 +62,7 @@ class Loop:
         self.gather = Gather(kit.options, kit.processor.edge, Pressure())
         self._ticked_at = float("-inf")
         self._wanted_holds: frozenset[str] = frozenset()
+        self.heeded = ""
         self._rewinding = False
         self.between: Callable[[Loop], None] = lambda loop: None  # after a round; takes snapshots
         self.rewind: Callable[
@@ -75,6 +78,10 @@ class Loop:
         self.gather.came()
         item.queue.extend(bundle.records)
         item.waiting_bytes += sum(len(record.value or b"") for record in bundle.records)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look again what there is to do."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -96,15 +103,14 @@ class Loop:
             while await self._work():
                 await self._round()
         except Undeliverable as error:
-            place = {"partition": self.partition, "error": str(error)[:500]}
-            await self.kit.halt.alert("outputs", self.kit.processor.name, "outputs were not accepted", place)
-            die(BROKEN, f"{self.kit.processor.name}/{self.partition}: outputs were not accepted", error)
+            await self.kit.halt.undelivered(error, self.partition)
         except Exception as error:
             die(BROKEN, f"{self.kit.processor.name}/{self.partition}: the shell failed", error)
 
     async def _work(self) -> bool:
         """Wait for something to do; False when it is time to stop."""
         while not self.stopping:
+            await heed(self)
             delay = self._delay()
             if delay <= 0:
                 return True
@@ -119,6 +125,8 @@ class Loop:
 
     def _delay(self) -> float:
         """Seconds until the next round may begin."""
+        if self.heeded:
+            return float("inf")  # who changes the order wakes it
         if self.kit.held_back():
             self.moved_at = time.monotonic()  # not stuck, patient
             return HELD_S
@@ -170,7 +178,7 @@ class Loop:
                 self.kit.consumer.finished(item.tp, first, end)
         self.moved_at = time.monotonic()
         if not self.stopping:
-            await self._apply_holds()
+            await self.hold()
             self.between(self)
 
     def _take_messages(self, items: Sequence[Input], out: Outgoing, began: float) -> list[Done]:
@@ -327,6 +335,8 @@ class Loop:
             if phase is out.first and offsets and self.kit.processor.journal is not None:
                 self.journal = max(self.journal, max(offsets) + 1)
         self.kit.metrics.deliver_s += time.perf_counter() - began
+        if self.kit.halt.open:
+            await self.kit.halt.delivered(self.partition)
 
     async def _deliver(self, outputs: Sequence[Output]) -> list[int]:
         if not outputs:
@@ -375,10 +385,10 @@ class Loop:
         assert self.kit.processor.tick is not None
         return Output(topic, self.kit.processor.tick(self.partition, self.now), self.partition)
 
-    async def _apply_holds(self) -> None:
-        """Pause and resume input topics as the last step asked."""
+    async def hold(self, all_of_them: bool = False) -> None:
+        """Pause and resume input topics as the last step asked, or pause them all."""
         for item in self.inputs.values():
-            wanted = item.topic in self._wanted_holds
+            wanted = all_of_them or item.topic in self._wanted_holds
             if wanted and not item.held:
                 item.held = True
                 item.drop()
@@ -387,8 +397,3 @@ class Loop:
             elif item.held and not wanted:
                 item.held = False
                 await self.kit.consumer.release(item.tp, item.position)
-
-
-def wall() -> int:
-    """The wall clock in microseconds; only for deciding when to tick, and for local ticks."""
-    return time.time_ns() // 1000

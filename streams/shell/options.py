@@ -69,6 +69,8 @@ class Options:
     watchdog_s: float = 60.0
     # views that were last known to be complete longer ago are stale: what is decided by them is marked degraded
     stale_s: float = 5.0
+    # .. and so is what is decided by beliefs when experiences wait for longer than this; a restart of learn takes less
+    learned_s: float = 15.0
     # topics whose missing messages the operator accepts: see `halt`
     accept_loss: frozenset[str] = frozenset()
     # where a worker leaves what it is at, so that the next one finds what ended it: see `crumbs`; empty: nowhere

@@ -45,10 +45,12 @@ class Runner:
 
     def wants(self, tp: TP) -> bool:
         loop = self.loops.get(tp.partition)
-        if loop is None or loop.stopping or self.kit.halt.reason is not None:
-            return False
-        item = loop.inputs[self._name(tp)]
-        return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
+        return loop is not None and not loop.stopping and self.kit.wants(loop.inputs[self._name(tp)])
+
+    def wake(self) -> None:
+        """An order may have come."""
+        for loop in self.loops.values():
+            loop.wake()
 
     async def lost(self, tp: TP, expected: int) -> bool:
         return await self.kit.halt.at_gap(self._name(tp), tp.partition, expected)
@@ -75,6 +77,7 @@ class Runner:
             await self._load(p, group, committed, generation) for p, group in sorted(by_partition.items())
         ]
         loops = [loop for loop in loaded if loop is not None]
+        await self.kit.halt.running({loop.partition for loop in loops})
         for loop in loops:
             self.loops[loop.partition] = loop
             self._tasks[loop.partition] = asyncio.create_task(loop.run(), name=self._label(loop.partition))

@@ -21,6 +21,7 @@ from aos.streams.shell.kit import Input, Kit
 from aos.streams.shell.outgoing import messages_of
 from aos.streams.shell.producer import Undeliverable
 from aos.streams.shell.reader import raw_of
+from aos.streams.shell.rest import heed
 
 AWAY_S_MIN, AWAY_S_MAX = 0.2, 5.0
 
@@ -58,26 +59,27 @@ class SinkRunner:
         self.inputs: dict[TP, Input] = {}
         self._first_at: float | None = None  # when the oldest waiting record came
         self._wake = asyncio.Event()
-        self._stopping = False
+        self.stopping = False
         self._task: asyncio.Task[None] | None = None
         self._away = False
-        self._committed: dict[TP, int | None] = {}
+        self.heeded = ""
         self.moved_at = time.monotonic()
 
     # what the consumer asks
 
     def wants(self, tp: TP) -> bool:
-        item = self.inputs.get(tp)
-        if item is None or self.kit.halt.reason is not None:
-            return False
-        return not item.held and item.waiting_bytes < self.kit.options.waiting_bytes
+        return self.kit.wants(self.inputs.get(tp))
+
+    def wake(self) -> None:
+        """An order may have come."""
+        self._wake.set()
 
     def patience_s(self) -> float:
         return self.kit.patience_s
 
     def feed(self, bundle: Bundle) -> None:
         item = self.inputs.get(bundle.tp)
-        if item is None or item.held or self._stopping or not self.kit.consumer.is_current(bundle):
+        if item is None or item.held or self.stopping or not self.kit.consumer.is_current(bundle):
             return
         item.queue.extend(bundle.records)
         item.waiting_bytes += sum(len(record.value or b"") for record in bundle.records)
@@ -92,7 +94,7 @@ class SinkRunner:
         self, tps: Iterable[TP], committed: Mapping[TP, int | None], generation: int
     ) -> dict[TP, int]:
         await self.settle()
-        self._stopping = False
+        self.stopping = False
         tps = list(tps)
         bounds = await self.kit.reader.bounds([(self._name(tp), tp.partition) for tp in tps])
         self.inputs = {}
@@ -104,12 +106,14 @@ class SinkRunner:
         await self._open()
         for item in self.inputs.values():
             item.held = self._away
+        self.heeded = ""
+        await self.kit.halt.running({tp.partition for tp in tps})
         self.kit.metrics.restores += 1
         self._task = asyncio.create_task(self._run(), name=self.kit.processor.name)
         return {tp: item.position for tp, item in self.inputs.items()}
 
     async def settle(self) -> None:
-        self._stopping = True
+        self.stopping = True
         self._wake.set()
         if self._task is not None:
             done, _ = await asyncio.wait([self._task], timeout=self.kit.options.stop_s)
@@ -122,15 +126,14 @@ class SinkRunner:
 
     async def _run(self) -> None:
         try:
-            while not self._stopping:
+            while not self.stopping:
+                await heed(self)
                 if self._away:
                     await self._return()
                 elif await self._full():
                     await self._bundle()
         except Undeliverable as error:
-            said = {"error": str(error)[:500]}
-            await self.kit.halt.alert("outputs", self.kit.processor.name, "outputs were not accepted", said)
-            die(BROKEN, f"{self.kit.processor.name}: dead letters were not accepted", error)
+            await self.kit.halt.undelivered(error)
         except Exception as error:
             die(BROKEN, f"{self.kit.processor.name}: the sink failed", error)
 
@@ -179,6 +182,8 @@ class SinkRunner:
                 if item.position > first:
                     self.kit.consumer.finished(item.tp, first, item.position)
             self.moved_at = time.monotonic()
+            if dead and self.kit.halt.open:
+                await self.kit.halt.delivered()
 
     async def _write(self, portions: Sequence[Portion]) -> bool:
         began = time.perf_counter()
@@ -197,24 +202,37 @@ class SinkRunner:
     async def _leave(self) -> None:
         """Drop what is in hand and read no more: it comes again from the store's offsets."""
         self._away = True
-        self._first_at = None
         self.kit.metrics.sink_away += 1
+        await self.hold()
+
+    async def hold(self, all_of_them: bool = True) -> None:
+        """Drop what is in hand and read no more, or read on where the store is."""
+        if not all_of_them:
+            await self._release()
+            return
+        self._first_at = None
         for item in self.inputs.values():
             item.held = True
             item.drop()
-            if not self._stopping:
+            if not self.stopping:
                 await self.kit.consumer.hold(item.tp, item.position)
+
+    async def _release(self) -> None:
+        if self._away:
+            return
+        for item in self.inputs.values():
+            item.held = False
+            await self.kit.consumer.release(item.tp, item.position)
+        self.moved_at = time.monotonic()
 
     async def _return(self) -> None:
         """Ask for the store's offsets until it answers, then read on from there."""
         pause = AWAY_S_MIN
-        while not self._stopping:
+        while not self.stopping:
             await self._open()
             if not self._away:
-                for item in self.inputs.values():
-                    item.held = False
-                    await self.kit.consumer.release(item.tp, item.position)
-                self.moved_at = time.monotonic()
+                self.heeded = ""  # looked at again before anything is read
+                await self._release()
                 return
             self._wake.clear()
             timer = asyncio.get_running_loop().call_later(pause, self._wake.set)

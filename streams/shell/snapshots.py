@@ -116,8 +116,8 @@ class Snapshots:
         """The newest valid snapshot of these very topics that `refused` finds nothing against, or None."""
         async with self._lock:
             await self._scan()
-            slots = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
-            usable = [m for m in slots if m is not None and m.format == FORMAT and _same(m.ids, ids)]
+            slots = self._slots(processor, partition)
+            usable = [m for m in slots if m.format == FORMAT and _same(m.ids, ids)]
             for manifest in sorted(usable, key=lambda m: m.rank, reverse=True):
                 body = await self._body(manifest)
                 if body is None or not _readable(found := Snapshot(manifest, body)):
@@ -130,11 +130,15 @@ class Snapshots:
 
     def of_other_topics(self, processor: str, partition: int, ids: Mapping[str, str]) -> dict[str, str]:
         """Topics that were made anew since the newest snapshot, and their ids then; after a `load`."""
-        slots = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
-        newest = max((m for m in slots if m is not None), key=lambda m: m.rank, default=None)
+        newest = max(self._slots(processor, partition), key=lambda m: m.rank, default=None)
         if newest is None:
             return {}
         return {topic: id for topic, id in newest.ids.items() if id != ids.get(topic, id)}
+
+    def _slots(self, processor: str, partition: int) -> list[Manifest]:
+        """The manifests there are of a state."""
+        found = [self._manifests.get((processor, partition, slot)) for slot in (0, 1)]
+        return [manifest for manifest in found if manifest is not None]
 
     async def _body(self, manifest: Manifest) -> bytes | None:
         count = -(-manifest.size // CHUNK_BYTES)

@@ -101,6 +101,12 @@ class Admin:
         answers = await self._client.describe_configs([resource])
         return {row[0]: row[1] for answer in answers for result in answer.resources for row in result[4]}
 
+    async def committed(self, group: str) -> dict[tuple[str, int], int]:
+        """What a group has done: its next offset by topic (without prefix) and partition."""
+        found = await self._client.list_consumer_group_offsets(group)
+        cut = len(self._options.prefix)
+        return {(tp.topic[cut:], tp.partition): at.offset for tp, at in found.items()}
+
     async def delete(self, names: Iterable[str]) -> None:
         """Delete topics (tests)."""
         await self._client.delete_topics([self._options.prefix + name for name in names])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,6 +14,7 @@ from aos.streams.shell.codec import Codec
 from aos.streams.shell.fatal import BROKEN, die, log
 from aos.streams.shell.options import Options
 from aos.streams.shell.reader import raw_of
+from aos.streams.views import Refused
 
 
 class ViewService:
@@ -28,7 +29,9 @@ class ViewService:
         self._codec = codec
         self._views = {view.topic: view for view in views}
         self.values: dict[str, Any] = {view.topic: view.empty() for view in views}
+        self.refused: dict[str, Refused] = {}  # by topic, as long as there is anything
         self.applied = 0
+        self.heard: dict[str, Callable[[], None]] = {}  # who wants to know that a view changed, by topic
         self._fresh_at = time.monotonic()
         self._consumer: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -110,5 +113,12 @@ class ViewService:
             self.values[raw.topic] = view.apply(self.values[raw.topic], raw.key or b"", rows)
         except Exception as error:  # one bad message must not take the view from everybody
             log.warning("view %s, offset %d was left out: %r", raw.topic, raw.offset, error)
+            self.refused.setdefault(raw.topic, Refused()).add(raw.key or b"")
             return
         self.applied += 1
+        if raw.topic in self.heard:
+            self.heard[raw.topic]()
+        if raw.topic in self.refused:
+            self.refused[raw.topic].mend(raw.key or b"")
+            if not self.refused[raw.topic]:
+                del self.refused[raw.topic]

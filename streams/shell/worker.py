@@ -21,18 +21,20 @@ import faust
 import uvloop
 from aiokafka.errors import KafkaError
 
+from aos.agents.sdk.refusals import refusal
 from aos.codecs.errors import AosError, SettingsError
 from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Law, Processor, View, Views
-from aos.streams.shell.codec import SNAPSHOTS, Codec
+from aos.streams.shell.background import Admins
+from aos.streams.shell.codec import ORDERS, SNAPSHOTS, Codec
 from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
 from aos.streams.shell.crumbs import Crumbs
 from aos.streams.shell.downstream import Downstream
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
-from aos.streams.shell.halt import TopicWatch
+from aos.streams.shell.halt import ALERTS, Alert, TopicWatch, open_alerts
 from aos.streams.shell.kit import Kit
-from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.login import credentials
+from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer
 from aos.streams.shell.reader import Reader
@@ -85,8 +87,8 @@ def make_app(processor: Processor, topics: Sequence[str], options: Options) -> A
     app = App(
         id=name,
         broker=[f"kafka://{server}" for server in options.bootstrap.split(",")],
-        version=1,
         broker_credentials=credentials(options),
+        version=1,
         autodiscover=False,
         key_serializer="raw",
         value_serializer="raw",
@@ -145,6 +147,8 @@ class Worker:
         self.apps: list[App] = []
         self.ports: list[Runner | SinkRunner] = []
         self.downstream: list[Downstream] = []
+        self.admins = Admins(options)
+        self._alerts: dict[str, Alert] = {}
         self._topic_watch: TopicWatch | None = None
         self.partitions: dict[str, int] = {}
         self._ids: dict[str, str] = {}
@@ -158,13 +162,16 @@ class Worker:
             threading.Thread(target=prepare, name="prepare", daemon=True).start()
         await self._learn_topics()
         await asyncio.gather(self.producer.start(), self.reader.start(), self.views.start())
+        if ALERTS in self.partitions:
+            self._alerts = await open_alerts(self.reader)
         for processor in self.deployment.processors:
             self._add(processor)
+        self.views.heard[ORDERS] = self._wake
         await asyncio.gather(*(app.start() for app in self.apps))
         for watched in self.downstream:
             watched.start()
         self._topic_watch = TopicWatch(
-            self.options,
+            self.admins,
             self._ids,
             [(port.kit.halt, self.deployment.inputs(port.kit.processor)) for port in self.ports],
         )
@@ -180,7 +187,7 @@ class Worker:
         """Settle all, commit, leave."""
         watches = [one for one in (*self.downstream, self._topic_watch) if one is not None]
         await asyncio.gather(*(app.stop() for app in self.apps), *(one.stop() for one in watches))
-        await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop())
+        await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop(), self.admins.drop())
         self._watchdog.stop()
 
     async def failed(self) -> BaseException | None:
@@ -206,7 +213,13 @@ class Worker:
             codec=deployment.codec,
             producer=self.producer,
             reader=self.reader,
-            given=Views(deployment.settings, self.partitions, self.views.values, deployment.secret),
+            given=Views(
+                deployment.settings,
+                self.partitions,
+                self.views.values,
+                deployment.secret,
+                refused=self.views.refused,
+            ),
             seed=deployment.seed,
             find_consumer=lambda: cast(SafeConsumer, app.consumer),
             metrics=metrics,
@@ -217,15 +230,29 @@ class Worker:
         )
         if processor.yields_to is not None:
             name, topic = processor.yields_to
-            watched = Downstream(self.options, self.reader, name, topic, self.partitions[topic])
+            watched = Downstream(self.options, self.reader, self.admins, name, topic, self.partitions[topic])
             kit.held_back = lambda: watched.behind
             self.downstream.append(watched)
+        if processor.rests_on is not None:
+            kit.outdated = self._watch_teacher(*processor.rests_on)
+        kit.halt.open = {id: row for id, row in self._alerts.items() if row["source"] == processor.name}
+        if ORDERS in self.views.values:
+            orders = self.views.values[ORDERS]
+            kit.ordered = lambda: orders.mark(processor.name)
         if processor.law is Law.SINK:
             app.port = SinkRunner(kit, deployment.sinks[processor.name])
         else:
             app.port = Runner(kit, topics, self.snapshots, self._ids)
         self.ports.append(app.port)
         self.apps.append(app)
+
+    def _watch_teacher(self, name: str, topic: str) -> Callable[[], bool]:
+        """Whether `name` left so old messages of `topic` undone that what it taught is only the last that is known."""
+        most_s, said = self.options.learned_s, ("its last word decides", "it teaches again")
+        count = self.partitions[topic]
+        watched = Downstream(self.options, self.reader, self.admins, name, topic, count, most_s, said)
+        self.downstream.append(watched)
+        return lambda: watched.behind
 
     async def _learn_topics(self) -> None:
         """Ids, partitions and message sizes of all topics; refuse to start when an input is missing."""
@@ -261,6 +288,10 @@ class Worker:
                 self._sizes[name] = spec.max_bytes - 1024
             else:
                 self.partitions.update({topic: count for topic, (_, count) in (await admin.ids()).items()})
+
+    def _wake(self) -> None:
+        for port in self.ports:
+            port.wake()
 
     def _watched(self) -> Sequence[Moving]:
         found: list[Moving] = []
@@ -338,5 +369,5 @@ def run(
     try:
         return asyncio.run(serve(deployment, options, started, make))
     except (AosError, KafkaError) as error:
-        log.critical("%s", error)
+        log.critical("%s", (isinstance(error, KafkaError) and refusal(error, options.clients())) or error)
         return REFUSED

@@ -55,7 +55,7 @@ def test_the_age_is_right_within_a_look_whatever_is_appended_and_done() -> None:
 
 def test_who_is_behind_is_let_go_at_half_of_what_held_it() -> None:
     reader: Any = None
-    watched = Downstream(Options("", behind_s=5.0), reader, "supervise", "aos.ledger", 1)
+    watched = Downstream(Options("", behind_s=5.0), reader, reader, "supervise", "aos.ledger", 1)
     found = []
     for age in (4.9, 5.1, 4.0, 2.6, 2.4, 4.9):
         watched.judge(age)

@@ -190,7 +190,7 @@ async def test_loop_ends_the_process_when_an_output_is_refused(
         raise Undeliverable("no")
 
     ends: list[int] = []
-    monkeypatch.setattr("aos.streams.shell.loop.die", lambda code, reason, error: ends.append(code))
+    monkeypatch.setattr("aos.streams.shell.halt.die", lambda code, reason, error: ends.append(code))
     monkeypatch.setattr(world, "deliver", refuse)
     loop = given(copy)
     loop.feed(bundle("in", b"1"))
