@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import pyarrow as pa
+
+from aos.codecs.layout import Layout
 
 TEXT = pa.string()
 BYTES = pa.binary()
@@ -68,15 +69,6 @@ def _parts(type: pa.DataType) -> list[pa.DataType]:
     return [type.field(i).type for i in range(type.num_fields)]
 
 
-def _solid(type: pa.DataType, solid: bool) -> list[bool]:
-    """For each array of a column, depth first, whether it must be without nulls."""
-    if isinstance(type, pa.BaseExtensionType):
-        type = type.storage_type
-    vector = pa.types.is_fixed_size_list(type)  # read as one block of memory, so a null there is never right
-    parts = [type.field(i) for i in range(type.num_fields)]
-    return [solid, *(flag for part in parts for flag in _solid(part.type, vector or not part.nullable))]
-
-
 def _has_floats(type: pa.DataType) -> bool:
     return bool(pa.types.is_floating(type)) or any(_has_floats(part) for part in _parts(type))
 
@@ -129,17 +121,9 @@ class Record:
         return tuple(i for i, field in enumerate(self.fields) if _parts(field.type))
 
     @cached_property
-    def required_nodes(self) -> np.ndarray:
-        """Numbers of the required columns among the nodes of a record batch's metadata: arrays, depth first."""
-        sizes = [len(_solid(field.type, False)) for field in self.fields]
-        starts = np.cumsum([0, *sizes])[:-1]
-        return starts[list(self.required)]
-
-    @cached_property
-    def solid_nodes(self) -> np.ndarray:
-        """Numbers of the nodes without nulls: required columns, and parts of columns that may not be null."""
-        flags = [flag for field in self.fields for flag in _solid(field.type, not field.nullable)]
-        return np.flatnonzero(flags)
+    def layout(self) -> Layout:
+        """Where in a message's metadata what is said of which array."""
+        return Layout(self.schema)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -170,4 +154,11 @@ COMMON: tuple[Field, ...] = (
     ),
     need("domain", TEXT, "The learning domain the outcome teaches (default: the tenant)"),
     need("round", I16, "0 at first, one more with every redrive"),
+)
+
+# of match, ready, decision, trail, experience and result; "null: not degraded" costs a batch one column of nulls
+RUNG: Field = may(
+    "rung",
+    TEXT,
+    "How it was degraded: last-beliefs, prior, round-robin or fallback (docs/operations.md); null when it was not",
 )

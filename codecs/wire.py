@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import google_crc32c
-import numpy as np
 import pyarrow as pa
 
 from aos.codecs.errors import RecordError
 from aos.codecs.fields import Record
 from aos.codecs.finite import finite
 from aos.codecs.fit import check_empty, fit
+from aos.codecs.layout import Declared, Place
 from aos.codecs.schemas import RECORDS
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # the broker's message.max.bytes; edge topics are smaller (topics.py)
@@ -51,7 +51,7 @@ def encode(rows: pa.RecordBatch, record: Record) -> tuple[bytes, dict[str, bytes
         raise RecordError("AOS1003", f"{record.name}: {_difference(rows.schema, record.schema)}")
     # what a stream writer writes, byte for byte, in a fifth of the time (a test compares)
     batch = rows.serialize()
-    if _nulls(batch, 0, len(batch))[record.required_nodes].any():
+    if not record.layout.filled(batch, _nodes(batch)):
         _check_nulls(rows, record)
     value = b"".join((record.schema_bytes, batch, _END))
     return value, headers(record, value)
@@ -72,8 +72,17 @@ def decode(value: bytes, message_headers: Mapping[str, bytes], record: Record) -
     Columns the reader does not know are dropped, nullable ones the writer does not have are null. Finiteness is
     checked by `finite`, because an edge refuses rows, not messages.
     """
-    rows, solid, same = _read(value, message_headers, record)
-    return rows if solid else fit(rows, record, same=same)[0]
+    return _decoded(value, message_headers, record)[0]
+
+
+def _decoded(
+    value: bytes, message_headers: Mapping[str, bytes], record: Record
+) -> tuple[pa.RecordBatch, Declared | None]:
+    """The record's columns, and what the metadata says of them where that is known."""
+    rows, declared, same = _read(value, message_headers, record)
+    if declared is None or not declared.solid():
+        rows = fit(rows, record, same=same)[0]
+    return rows, declared
 
 
 def decode_rows(
@@ -85,12 +94,14 @@ def decode_rows(
     """
     if len(value) > EDGE_BYTES_MAX:
         raise RecordError("AOS1002", f"{len(value)} bytes, at most {EDGE_BYTES_MAX}")
-    rows, solid, same = _read(value, message_headers, record)
+    rows, declared, same = _read(value, message_headers, record)
     if rows.num_rows > EDGE_ROWS_MAX:
         raise RecordError("AOS1002", f"{rows.num_rows} rows, at most {EDGE_ROWS_MAX}")
+    solid = declared is not None and declared.solid()
     fitted, bad = (rows, {}) if solid else fit(rows, record, lenient=True, same=same)
-    for row, column in finite(fitted, record).items():
-        bad.setdefault(row, RecordError("AOS1005", column))
+    if declared is None or not declared.finite():
+        for row, column in finite(fitted, record).items():
+            bad.setdefault(row, RecordError("AOS1005", column))
     return fitted, bad
 
 
@@ -102,7 +113,7 @@ def decode_together(
     What `decode_rows` does one by one, as one stream: a message of one row costs a fifth. Whoever gets None asks
     `decode_rows` for each and learns what is wrong where.
     """
-    parts, counts = [record.schema_bytes], []
+    parts, counts, stand, size = [record.schema_bytes], [], list[Place](), len(record.schema_bytes)
     try:
         for value, message_headers in messages:
             if len(value) > EDGE_BYTES_MAX or not value.startswith(record.schema_bytes):
@@ -111,14 +122,22 @@ def decode_together(
             places, rows = _walk(value, len(record.schema_bytes))
             if rows > EDGE_ROWS_MAX:
                 return None
-            parts += [value[start : start + size] for start, size in places]
+            for place in places:
+                parts.append(value[place.start : place.start + place.size])
+                stand.append(place.shifted(size - place.start))
+                size += place.size
             counts.append(rows)
         # as batches, not as one table of as many chunks, and without threads: half the time
-        with pa.ipc.open_stream(pa.py_buffer(b"".join(parts)), options=_ALONE) as reader:
+        joined = b"".join(parts)
+        with pa.ipc.open_stream(pa.py_buffer(joined), options=_ALONE) as reader:
             found = list(reader)
-        batch = _one(_valid(found), record.schema)
-        fit(batch, record, same=True)
-        return None if finite(batch, record) or batch.num_rows != sum(counts) else (batch, counts)
+        declared = record.layout.declared(joined, stand)
+        batch = _one(_valid(found, declared), record.schema)
+        if declared is None or not declared.solid():
+            fit(batch, record, same=True)
+        if (declared is None or not declared.finite()) and finite(batch, record):
+            return None
+        return None if batch.num_rows != sum(counts) else (batch, counts)
     except (RecordError, *_UNREADABLE):
         return None
 
@@ -129,55 +148,52 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, Ov
 
 def _read(
     value: bytes, message_headers: Mapping[str, bytes], record: Record
-) -> tuple[pa.RecordBatch, bool, bool]:
+) -> tuple[pa.RecordBatch, Declared | None, bool]:
     """The rows as they were written, validated in full.
 
-    Also whether they are surely as `fit` would have them (no null where none may be), and whether their schema is
-    surely the record's.
+    Also what their metadata says, if their schema is surely the record's, and whether it is.
     """
     _check_headers(value, message_headers, record)
-    places, _ = _walk(value)
     same = value.startswith(record.schema_bytes)
+    places, _ = _walk(value, len(record.schema_bytes) if same else 0)
     buffer = pa.py_buffer(value)
+    declared = None
     try:
         if same:
             # half the time of a stream reader, whose schema would have to be compared
-            found = [pa.ipc.read_record_batch(buffer.slice(*place), record.schema) for place in places]
+            found = [
+                pa.ipc.read_record_batch(buffer.slice(place.start, place.size), record.schema)
+                for place in places
+            ]
             schema = record.schema
+            declared = record.layout.declared(value, places)
         else:
             with pa.ipc.open_stream(buffer) as reader:
                 schema = reader.schema
                 _check_types(schema)
                 found = list(reader)
-        found = _valid(found)
+        found = _valid(found, declared)
     except _UNREADABLE as error:
         raise RecordError("AOS1001", _first_line(error)) from error
-    return _one(found, schema), same and _is_solid(value, places, record), same
+    return _one(found, schema), declared, same
 
 
-def _valid(found: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+def _valid(found: list[pa.RecordBatch], declared: Declared | None) -> list[pa.RecordBatch]:
     """Those that have rows, validated in full, also where pyarrow does not look."""
     for batch in found:
         batch.validate(full=True)
     found = [batch for batch in found if batch.num_rows]
-    for batch in found:
-        check_empty(batch)
+    if declared is None or not declared.started():
+        for batch in found:
+            check_empty(batch)
     return found
-
-
-def _is_solid(value: bytes, places: Sequence[tuple[int, int]], record: Record) -> bool:
-    """Whether no null stands where the record allows none; a No may be wrong."""
-    try:
-        return not any(_nulls(value, *place)[record.solid_nodes].any() for place in places)
-    except (RecordError, struct.error, ValueError, IndexError):
-        return False  # metadata that pyarrow understood and we do not: the arrays themselves are asked
 
 
 def decode_by_name(value: bytes, message_headers: Mapping[str, bytes], name: str) -> pa.RecordBatch:
     """`decode` strictly for the record of that name, with finiteness: what inner topics need."""
     record = RECORDS[name]
-    rows = decode(value, message_headers, record)
-    bad = finite(rows, record)
+    rows, declared = _decoded(value, message_headers, record)
+    bad = {} if declared is not None and declared.finite() else finite(rows, record)
     if bad:
         raise RecordError("AOS1005", f"row {min(bad)}: column {bad[min(bad)]}")
     return rows
@@ -216,15 +232,15 @@ def _major(version: bytes) -> int | None:
 _VERSION = re.compile(rb"(?:([0-9]{1,9})\.)?[0-9]{1,9}")
 
 
-def _walk(value: bytes, first: int = 0) -> tuple[list[tuple[int, int]], int]:
+def _walk(value: bytes, first: int = 0) -> tuple[list[Place], int]:
     """Check the stream's messages by their flatbuffer metadata, before pyarrow allocates anything.
 
     `first`: where to begin, behind a schema that is known.
 
-    Returns where each record batch begins in `value` and how long it is, and how many rows they declare.
+    Returns where each record batch stands in `value`, and how many rows they declare.
     """
     position, total = first, 0
-    places: list[tuple[int, int]] = []
+    places: list[Place] = []
     try:
         while position < len(value):
             mark, size = _PREFIX.unpack_from(value, position)
@@ -234,12 +250,12 @@ def _walk(value: bytes, first: int = 0) -> tuple[list[tuple[int, int]], int]:
                 break
             if not 0 < size <= METADATA_BYTES_MAX:
                 raise RecordError("AOS1002", f"{size} bytes of metadata at byte {position}")
-            body, rows = _message(value, position + 8, size, _BATCH if position else _SCHEMA)
+            body, rows, nodes, buffers = _message(value, position + 8, size, _BATCH if position else _SCHEMA)
             total += rows
             if total > ROWS_MAX:
                 raise RecordError("AOS1002", f"more than {ROWS_MAX} rows")
             if position:
-                places.append((position, 8 + size + body))
+                places.append(Place(position, 8 + size + body, position + 8 + size, nodes, buffers))
             if len(places) > BATCHES_MAX:
                 raise RecordError("AOS1002", f"more than {BATCHES_MAX} batches")
             position += 8 + size + body
@@ -252,8 +268,9 @@ def _walk(value: bytes, first: int = 0) -> tuple[list[tuple[int, int]], int]:
     return places, total
 
 
-def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int]:
-    """Check one message's metadata; return the length of its body and its rows."""
+def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int, int, int]:
+    """Check one message's metadata; return the length of its body, its rows, and where the vectors of its nodes and
+    buffers begin (0: nowhere)."""
     _, kind_at, header_at, body_at = _slots(value, start + _U32.unpack_from(value, start)[0], start, size)
     kind = _U8.unpack_from(value, kind_at)[0] if kind_at else 0
     body = _I64.unpack_from(value, body_at)[0] if body_at else 0
@@ -262,32 +279,26 @@ def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int
     if kind != wanted or not 0 <= body <= len(value):
         raise RecordError("AOS1001", f"message kind {kind}, body {body}")
     if kind == _SCHEMA:
-        return body, 0
+        return body, 0, 0, 0
     if not header_at:
         raise RecordError("AOS1001", "a batch without header")
     table = header_at + _U32.unpack_from(value, header_at)[0]
-    rows_at, _, _, compression_at = _slots(value, table, start, size)
+    rows_at, nodes_at, buffers_at, compression_at = _slots(value, table, start, size)
     if compression_at:
         raise RecordError("AOS1009")
     rows = _I64.unpack_from(value, rows_at)[0] if rows_at else 0
     if not 0 <= rows <= ROWS_MAX:
         raise RecordError("AOS1002", f"{rows} rows, at most {ROWS_MAX}")
-    return body, rows
+    nodes, buffers = (at + _U32.unpack_from(value, at)[0] if at else 0 for at in (nodes_at, buffers_at))
+    return body, rows, nodes, buffers
 
 
-def _nulls(value: bytes | pa.Buffer, position: int, length: int) -> np.ndarray:
-    """How many nulls each array of the record batch at `position` declares to have, depth first.
-
-    A reader that is told 0 looks at no bitmap, and full validation counts the others: the numbers are true.
-    """
-    start, size = position + 8, struct.unpack_from("<i", value, position + 4)[0]
-    root = start + struct.unpack_from("<I", value, start)[0]
-    at = _slots(value, root, start, size)[2]
-    at = _slots(value, at + struct.unpack_from("<I", value, at)[0], start, size)[1]
-    at += struct.unpack_from("<I", value, at)[0]
-    count = struct.unpack_from("<I", value, at)[0]
-    nodes = np.frombuffer(value, np.int64, 2 * count, at + 4)
-    return nodes[1::2]
+def _nodes(batch: pa.Buffer) -> int:
+    """Where the vector of nodes of a batch begins that pyarrow has just written."""
+    size = _I32.unpack_from(batch, 4)[0]
+    header = _slots(batch, 8 + _U32.unpack_from(batch, 8)[0], 8, size)[2]
+    nodes = _slots(batch, header + _U32.unpack_from(batch, header)[0], 8, size)[1]
+    return int(nodes + _U32.unpack_from(batch, nodes)[0])
 
 
 def _slots(value: bytes | pa.Buffer, table: int, start: int, size: int) -> Sequence[int]:
