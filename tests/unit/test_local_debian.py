@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aos.infra.local.debian import NEEDLESS, debian_sources
+from aos.infra.local import maven
+from aos.infra.local.apt import debian_sources
+from aos.infra.local.debian import NEEDLESS
 
 DEB822 = """\
 Types: deb deb-src
@@ -62,3 +64,19 @@ def test_needless_packages(name: str) -> None:
 @pytest.mark.parametrize("name", ["libc6", "libssl3t64", "libpq5", "postgresql-17", "zlib1g", "libicu76"])
 def test_needed_packages(name: str) -> None:
     assert not NEEDLESS.match(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["openjdk-21-jre-headless", "libc6", "fonts-dejavu-core", "libatk-wrapper-java"]
+)
+def test_of_maven_only_maven_and_its_libraries_are_fetched(name: str) -> None:
+    assert maven.NEEDLESS.match(name)
+    assert not any(map(maven.NEEDLESS.match, ("maven", "libmaven3-core-java", "libguice-java")))
+
+
+def test_links_to_the_machine_point_inside_what_was_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "etc/maven").mkdir(parents=True)
+    (tmp_path / "usr/share/maven").mkdir(parents=True)
+    (tmp_path / "usr/share/maven/conf").symlink_to("/etc/maven")
+    maven.keep_links_inside(tmp_path)
+    assert (tmp_path / "usr/share/maven/conf").resolve() == (tmp_path / "etc/maven").resolve()

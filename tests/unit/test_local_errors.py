@@ -56,8 +56,10 @@ def program(bare: Host, name: str, script: str) -> Path:
     return path
 
 
-def test_no_maven(bare: Host, children: Children) -> None:
-    with refused(r"^Maven \(mvn\) is not installed.* Install it \(on Debian: apt-get install maven"):
+def test_no_maven_and_nothing_to_fetch_it_with(bare: Host, children: Children) -> None:
+    with refused(
+        r"^Maven \(mvn\) was not found, and apt-get.* Install it \(on Debian: apt-get install maven"
+    ):
         install_jars(bare, children, Path("/usr/bin/java"))
 
 
@@ -109,7 +111,7 @@ def test_an_old_java_is_not_taken(bare: Host, monkeypatch: pytest.MonkeyPatch) -
 def test_no_apt(bare: Host, children: Children, missing: str) -> None:
     for name in {"apt-get", "dpkg"} - {missing}:
         program(bare, name, "exit 0")
-    with refused(rf"No PostgreSQL with TimescaleDB was found, and {missing}.* is missing\. Install"):
+    with refused(rf"PostgreSQL with TimescaleDB was not found, and {missing}.* is missing\. Install"):
         install_timescaledb(bare, children)
 
 
