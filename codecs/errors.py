@@ -164,6 +164,13 @@ class AosError(Exception):
         self.detail = detail
         self.hint = hint or entry.hint
         super().__init__(f"{code}: {entry.message}" + (f": {detail}" if detail else ""))
+    (
+        "AOS5012",
+        "settings",
+        "a role in the database has another right than its plan says",
+        "take the right back, or name an administrator of the database; docs/security.md has the plan",
+    ),
+    ("AOS5015", "settings", "the user has no right to that", "`aos topics acls` says who may do what"),
 
 
 class RecordError(AosError):

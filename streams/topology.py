@@ -31,15 +31,17 @@ ENCODE = Processor(
     initial=encode.initial, step=encode.step,
 )  # fmt: skip
 ADMIT = Processor(
-    "admit", Law.ROW, edge=True,
-    reads=("aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.controls", "aos.observations"),
+    "admit", Law.ROW, edge=True, counts=("aos.tasks",),
+    reads=(
+        "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.calls", "aos.feedback", "aos.controls", "aos.observations",
+    ),
     writes=("aos.fleet", "aos.ledger", "aos.corrections", "aos.sightings", "aos.dead-letters"),
     initial=admit.initial, step=admit.step,
 )  # fmt: skip
 
 # the fleet
 REGISTER = Processor(
-    "register", Law.VIEW, views=("aos.beliefs",),
+    "register", Law.VIEW, views=("aos.beliefs",), counts=LANES[:1],
     reads=("aos.fleet",), writes=("aos.agent-states",),
     initial=register.initial, step=register.step, dump=register.dump, load=register.load,
 )  # fmt: skip

@@ -34,6 +34,7 @@ CLIENTS = {
         "agents/sdk/client.py": "a caller is a program of its own",
         "agents/sdk/outbox.py": "an agent's service is a program of its own",
         "agents/sdk/connection.py": "an agent's service is a program of its own",
+        "agents/sdk/refusals.py": "says why a broker would not have a client",
         "infra/": "the edge of the machine",
     },
     "psycopg": {"infra/": "the only place that knows SQL's client"},

@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from aos.agents.identity import request_id
-from aos.agents.sdk.connection import connection
+from aos.agents.sdk.connection import connection, start_client
 from aos.agents.sdk.outbox import Outbox
 from aos.codecs import wire
 from aos.codecs.topics import DEFAULT_TENANT, record_of, tenant_topic
@@ -42,7 +42,7 @@ class Client:
         self._producer = AIOKafkaProducer(
             acks="all", enable_idempotence=True, max_request_size=wire.MESSAGE_BYTES_MAX, **self._common
         )
-        await self._producer.start()
+        await start_client(self._producer, self._common)
         self._boxes: dict[str, Outbox] = {}
         self._consumer = await follow(self._common, self._prefix + self._topic("aos.results"))
         self._reading = asyncio.create_task(self._read())
@@ -118,7 +118,7 @@ async def follow(common: Mapping[str, Any], topic: str, *, begin: bool = False) 
         max_partition_fetch_bytes=wire.MESSAGE_BYTES_MAX,
         **common,
     )
-    await consumer.start()
+    await start_client(consumer, common)
     consumer.assign([TopicPartition(topic, p) for p in sorted(await _partitions(consumer, topic))])
     await (consumer.seek_to_beginning() if begin else consumer.seek_to_end())
     if not begin:  # seek_to_end is lazy: without this, what is sent next could be jumped over

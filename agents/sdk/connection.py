@@ -64,6 +64,21 @@ def connection(
     return {**security.clients(servers), **given}
 
 
+async def start_client(client: Any, common: Mapping[str, Any]) -> None:
+    """Start an aiokafka client of `connection`; if security keeps it from that, the reason is raised in a sentence."""
+    from aiokafka.errors import KafkaError  # here and not before: declaring a service is to stay light
+
+    from aos.agents.sdk.refusals import refusal
+
+    try:
+        await client.start()
+    except KafkaError as error:
+        said = await asyncio.to_thread(refusal, error, common)
+        if said is None:
+            raise
+        raise said from error
+
+
 def resolve_bootstrap() -> str:
     """AOS_BOOTSTRAP, else the running local stack's; a StackError says what to do otherwise."""
     named = os.environ.get("AOS_BOOTSTRAP")

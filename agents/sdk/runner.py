@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
-from aos.agents.sdk.connection import connection, wait_for_topic
+from aos.agents.sdk.connection import connection, start_client, wait_for_topic
+from aos.agents.sdk.desk import Desk, notes
 from aos.agents.sdk.offsets import At, Offsets
 from aos.agents.sdk.outbox import Outbox
 from aos.agents.sdk.processes import make_pool, timed
@@ -102,7 +103,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             max_partition_fetch_bytes=wire.MESSAGE_BYTES_MAX,
             **common,
         )
-        await producer.start()
+        await start_client(producer, common)
+        self._producer = producer
         self._outcomes = self._outbox(producer, "aos.outcomes")
         self._beats = self._outbox(producer, "aos.heartbeats")
         try:

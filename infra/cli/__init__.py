@@ -29,5 +29,26 @@ def main() -> None:
     try:
         app()
     except AosError as error:
-        print(f"aos: {error}\n  {error.hint}", file=sys.stderr)
-        sys.exit(2)
+        _refused(error)
+    except Exception as error:
+        known = _reason(error)
+        if known is None:
+            raise
+        _refused(known)
+
+
+def _refused(error: AosError) -> None:
+    print(f"aos: {error}\n  {error.hint}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _reason(error: Exception) -> AosError | None:
+    """What of security is behind an error of a Kafka client; nothing of it is imported while all is well."""
+    if not type(error).__module__.startswith("aiokafka"):
+        return None
+    from aos.agents.sdk.refusals import refusal
+    from aos.infra.cli.context import found
+    from aos.infra.security.connections import clients
+
+    settings = found()
+    return None if settings is None else refusal(error, clients(settings))

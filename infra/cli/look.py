@@ -24,6 +24,8 @@ def add(app: typer.Typer) -> None:
         group = typer.Typer(help=help, no_args_is_help=True)
         group.command("list")(lister)
         group.command("show")(shower)
+        if name == "topics":
+            group.command("acls")(topics_acls)
         app.add_typer(group, name=name)
     for command in (sql, status, health, doctor):
         app.command(command.__name__)(command)
@@ -123,6 +125,19 @@ def topics_show(topic: str, output: FormOption = Form.text) -> None:
         output,
         ("column", "type", "null", "unit", "meaning") if output is Form.json else ("column", "meaning"),
     )
+
+
+def topics_acls(output: FormOption = Form.text) -> None:
+    """Print who may do what on the broker, for an administrator to grant: one row a right, all else is refused.
+
+    For the tenants, services and prefix of the settings; a secure local stack has exactly these rights.
+
+    Example: AOS_TENANTS=default,acme AOS_SERVICES=shout aos topics acls -o json
+    """
+    from aos.infra.security.rights import plan
+    from aos.infra.settings import load
+
+    emit([right._asdict() for right in plan(load())], output)
 
 
 def sql(query: str, output: FormOption = Form.text) -> None:

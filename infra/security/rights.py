@@ -99,6 +99,8 @@ def _of_processor(processor: Processor, tenants: Sequence[str]) -> Iterator[Righ
                 yield Right(user, TOPIC, INBOXES, PREFIXED, operation)
         else:
             yield from _may(user, topic, WRITE, DESCRIBE, DESCRIBE_CONFIGS)
+    for topic in processor.counts:
+        yield from _may(user, topic, DESCRIBE, DESCRIBE_CONFIGS)
     yield Right(user, GROUP, user, LITERAL, READ)
     for looks_at in (processor.yields_to, processor.rests_on):  # how far that one is on that topic
         if looks_at is not None:

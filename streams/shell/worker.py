@@ -260,7 +260,7 @@ class Worker:
             there = await admin.ids()
             wanted = {DEAD_LETTERS, *(view.topic for view in self.deployment.views)}
             for processor in self.deployment.processors:
-                wanted |= {*self.deployment.inputs(processor)}
+                wanted |= {*self.deployment.inputs(processor), *processor.counts}
                 wanted |= {name for name in processor.writes if self.deployment.spec_of(name) is None}
                 wanted |= {SNAPSHOTS} if processor.dump is not None else set()
                 wanted |= {processor.journal} if processor.journal is not None else set()
