@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aos.agents import identity
+from aos.agents.ladder import lower
 from aos.agents.ledger_emit import Turn, say_ignored, say_task, score_of
 from aos.agents.ledger_intake import (
     Assigned,
@@ -183,8 +184,9 @@ def _planned(turn: Turn, row: Planned) -> None:
     step.filtered_count = row.filtered_count or 0
     step.model_version = request.model_version = row.model_version or 0
     step.settings_version = request.settings_version = row.settings_version or 0
-    step.degraded = bool(row.degraded)
+    step.degraded, step.rung = bool(row.degraded), row.rung
     request.degraded = request.degraded or step.degraded
+    request.rung = lower(request.rung, row.rung)
     if request.topology is None:
         request.topology, request.quality_predicted = row.topology, row.quality_predicted
         request.duration_predicted_us = row.duration_predicted_us

@@ -72,7 +72,7 @@ def say_ready(turn: Turn, request: Request, step: Step, plan: Plans, share: Shar
             request.common, share, plan, step.plan_row, step.number, step.name, step.attempt, step.task_kind,
             step.ready_at, request.started, request.priority, request.deadline_at, request.budget_usd_micros,
             request.budget_cpu_us, request.policy, step.filtered_count, len(step.refused_cells),
-            step.model_version, step.settings_version, step.degraded,
+            step.model_version, step.settings_version, step.degraded, step.rung,
         )
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ def say_attempt(turn: Turn, request: Request, step: Step, status: str, score: fl
             step.score_predicted, request.topology, None, None, request.budget_cpu_us, step.cost_usd_micros,
             step.cpu_us, step.tokens, step.ready_at, step.assigned_at, step.finished_at,
             step.finished_at - step.assigned_at, team,
-            request.ignored, step.model_version, step.settings_version, step.degraded,
+            request.ignored, step.model_version, step.settings_version, step.degraded, step.rung,
         )
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def say_ignored(turn: Turn, common: Common, request: Request | None, outcome: Ou
             None, request.priority if request else 2, None, outcome.agent, None, None, "ignored", code,
             outcome.message, outcome.score, False, None, None, None, None, None, None,
             outcome.cost_usd_micros or 0, outcome.cpu_us or 0, 0, None, None, turn.now, 0, [],
-            request.ignored if request else 1, 0, 0, False,
+            request.ignored if request else 1, 0, 0, False, None,
         )
     )  # fmt: skip
 
@@ -181,7 +181,7 @@ def say_end(
         common, request.id, status, code, message, request.task_kind, last.output if last else None,
         last.output_type if last else None, score, agents, [_step_end(step, status) for step in steps],
         request.attempts, request.cost_usd_micros, request.cpu_us, turn.now, latency, request.degraded, False,
-        retry_after_ms, request.offset, request.row,
+        retry_after_ms, request.rung, request.offset, request.row,
         last.output_offset if last else -1, last.output_row if last else -1,
     )  # fmt: skip
     turn.results.append(result)
@@ -194,6 +194,7 @@ def say_end(
             request.quality_predicted, request.duration_predicted_us, request.budget_cpu_us,
             request.cost_usd_micros, request.cpu_us, request.tokens, None, None, turn.now, latency, agents,
             request.ignored, request.model_version, request.settings_version, request.degraded,
+            request.rung,
         )
     )  # fmt: skip
 

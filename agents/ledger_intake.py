@@ -71,6 +71,7 @@ class Planned(NamedTuple):
     model_version: int | None
     settings_version: int | None
     degraded: bool | None
+    rung: str | None
     plan_row: int
     plans: Plans
 
@@ -107,6 +108,7 @@ class Assigned(NamedTuple):
     model_version: int | None
     settings_version: int | None
     degraded: bool | None
+    rung: str | None
     head: int
     heads: Heads
 

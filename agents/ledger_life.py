@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from aos.agents.ladder import lower
 from aos.agents.ledger_emit import (
     Turn,
     say_attempt,
@@ -138,6 +139,8 @@ def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
         step.settings_version = request.settings_version = row.settings_version
     if row.degraded:
         step.degraded = request.degraded = True
+        step.rung = row.rung
+        request.rung = lower(request.rung, row.rung)
     step.code = step.message = step.score = step.output = step.output_type = None
     step.cost_usd_micros = step.cpu_us = step.tokens = 0
     step.inbox_partition = turn.state.deal(row.service, turn.settings.inbox_partitions)

@@ -45,6 +45,7 @@ class ReadyRow(NamedTuple):
     model_version: int
     settings_version: int
     degraded: bool
+    rung: str | None
 
 
 class ReleaseRow(NamedTuple):
@@ -116,6 +117,7 @@ class ResultRow(NamedTuple):
     degraded: bool
     repeated: bool
     retry_after_ms: int | None
+    rung: str | None
     offset: int
     row: int
     output_offset: int
@@ -184,6 +186,7 @@ class TrailRow(NamedTuple):
     model_version: int
     settings_version: int
     degraded: bool
+    rung: str | None
 
 
 class _Form:

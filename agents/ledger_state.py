@@ -76,6 +76,7 @@ class Step:
     model_version: int = column(I64, 0)
     settings_version: int = column(I64, 0)
     degraded: bool = column(BOOL, False)
+    rung: str | None = column(TEXT, None)  # how it was degraded
     failed_agents: tuple[str, ...] = column(TEXTS, ())
     refused_cells: tuple[str, ...] = column(TEXTS, ())  # of the plan in force
     # its attempts; from `cell` on: those of the last one
@@ -140,6 +141,7 @@ class Request:
     model_version: int = column(I64, 0)
     settings_version: int = column(I64, 0)
     degraded: bool = column(BOOL, False)
+    rung: str | None = column(TEXT, None)  # how it was degraded
     topology: str | None = column(TEXT, None)
     quality_predicted: float | None = column(F32, None)
     duration_predicted_us: int | None = column(I64, None)

@@ -52,6 +52,7 @@ class Told(NamedTuple):
     model_version: int
     settings_version: int
     degraded: bool
+    rung: str | None
     code: str | None
     message: str | None
     step_name: str

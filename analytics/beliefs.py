@@ -256,7 +256,7 @@ class Beliefs:
         slot_rows = np.full(len(self.slots), -1, np.int64)
         slot_rows[slots] = np.arange(1, len(order))
         first = order[0]
-        return Table(
+        table = Table(
             _matrix(rows.column("weights"), TERMS)[order],
             _matrix(rows.column("variances"), TERMS)[order],
             rows.column("latency_us").to_numpy()[order],
@@ -268,6 +268,13 @@ class Beliefs:
             int(rows.column("model_version")[first].as_py()),
             rows.column("drift_count").to_numpy()[order].astype(np.int64),
         )
+        # what is below these predicts no number, and one agent's NaN spoils the order of all
+        for name in ("variances", "latency_us", "cost_usd_micros", "count"):
+            if (getattr(table, name) < 0).any():
+                raise ValueError(f"a belief's {name} is negative")
+        if not (table.scales > 0).all():
+            raise ValueError("a feature is divided by nothing")
+        return table
 
 
 def _rows(table: Table, slots: Ints) -> Ints:

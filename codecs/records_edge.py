@@ -14,6 +14,7 @@ from aos.codecs.fields import (
     I64,
     I64S,
     ID,
+    RUNG,
     TEXT,
     TEXTS,
     TIME,
@@ -108,6 +109,7 @@ RESULT = Record(
             "Refused for a quota or overload: how long to wait before trying again",
             "ms",
         ),
+        RUNG,
     ),
     (("steps", STEP_RESULT),),
 )

@@ -18,6 +18,7 @@ from aos.codecs.fields import (
     I32,
     I64,
     ID,
+    RUNG,
     SURFACE,
     SURFACE_SIZE,
     TEXT,
@@ -56,6 +57,7 @@ _MODEL: tuple[Field, ...] = (
         "Version of the settings in force: equal settings, equal number (docs/settings.md)",
     ),
     need("degraded", BOOL, "Whether a view was stale or a fallback was used"),
+    RUNG,
 )
 _LIMITS: tuple[Field, ...] = (
     need("priority", I8, "0 (first) to 3 (last)"),
@@ -201,6 +203,7 @@ LEDGER = Record(
         may("quota_burst_s", F64, "requested: how many seconds' worth of a rate may come at once", "s"),
         may("quota_shares", I32, "requested: partitions that share these quotas evenly", "partitions"),
         may("waiting_max", I64, "requested: steps that may wait here before work is shed", "steps"),
+        may("rung", TEXT, "planned, assigned: how it was degraded, as in a match; null when it was not"),
     ),
     (("steps", LEDGER_STEP), ("alternatives", CANDIDATE), ("filtered", FILTERED)),
 )

@@ -17,6 +17,7 @@ from aos.codecs.fields import (
     I32,
     I64,
     ID,
+    RUNG,
     SURFACE,
     TEXT,
     TEXTS,
@@ -147,6 +148,7 @@ EXPERIENCE = Record(
         need("model_version", I64, "Version of the beliefs that decided"),
         need("settings_version", I64, "Version of the settings that decided"),
         need("degraded", BOOL, "Whether the decision was degraded"),
+        RUNG,
     ),
 )
 

@@ -37,7 +37,7 @@ SELECT r.requested_at, r.request_id, r.round, r.tenant, r.domain, r.id, r.task_k
     r.budget_usd_micros, r.budget_cpu_us, coalesce(e.status, 'open') AS status,
     coalesce(e.code, r.code) AS code, coalesce(e.message, r.message) AS message, e.score, e.judged,
     e.team AS agents, e.attempts, e.topology, e.quality_predicted, e.duration_predicted_us, e.cost_usd_micros,
-    e.cpu_us, e.tokens, e.latency_us, e.finished_at, e.model_version, e.settings_version, e.degraded
+    e.cpu_us, e.tokens, e.latency_us, e.finished_at, e.model_version, e.settings_version, e.degraded, e.rung
 FROM aos_data.request r
 LEFT JOIN aos_data.result e
     ON e.requested_at = r.requested_at AND e.request_id = r.request_id AND e.round = r.round
@@ -58,7 +58,7 @@ LEFT JOIN aos_data.result e
     )
     | _named("attempts", "topology", "quality_predicted", "duration_predicted_us", "cost_usd_micros", "cpu_us")
     | _named("tokens", latency_us="From requested_at to the end [us]", finished_at="Log time at which it ended [UTC]")
-    | _named("model_version", "settings_version", "degraded"),
+    | _named("model_version", "settings_version", "degraded", "rung"),
 )  # fmt: skip
 
 STEPS = Meaning(

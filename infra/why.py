@@ -58,8 +58,10 @@ def _decision(decision: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
     if decision["kind"] == "refused":
         return [f"{name}: refused in cell {decision['cell']}: {decision['violated']}"]
     how = f"{decision['policy']}, probability {_short(decision['probability'])}, draw {_short(decision['draw'])}"
-    possible = (("overridden", "capacity overrode the best"), ("trial", "on trial"), ("degraded", "degraded"))
+    possible = (("overridden", "capacity overrode the best"), ("trial", "on trial"))
     marks = [text for column, text in possible if decision[column]]
+    if decision["degraded"]:
+        marks.append(f"degraded: {decision['rung'] or 'stale view or fallback'}")
     lines = [f"{name}: {decision['agent']} ({'; '.join([how, *marks])})"]
     kind, waited = decision["task_kind"] or "-", decision["waited_us"] / 1000
     versions = (

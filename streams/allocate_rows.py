@@ -27,7 +27,7 @@ LEARNED = "learned"
 REST_ROWS = 32  # a call for one row costs 100 us, for 32 rows 300
 _COPIED = [
     "tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round", "step", "step_name", "attempt",
-    "task_kind", "filtered", "filtered_count", "model_version", "settings_version", "degraded",
+    "task_kind", "filtered", "filtered_count", "model_version", "settings_version", "degraded", "rung",
 ]  # fmt: skip
 _CANDIDATES = record("decision")["candidates"].type
 _CANDIDATE = list(_CANDIDATES.value_type)

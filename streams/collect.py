@@ -31,7 +31,7 @@ _SAME = (
     "kind", "step", "step_name", "attempt", "id", "task_kind", "agent", "service", "policy", "status", "code",
     "message", "judged", "probability", "score_predicted", "topology", "quality_predicted", "duration_predicted_us",
     "priority", "budget_cpu_us", "cost_usd_micros", "cpu_us", "tokens", "latency_us", "assigned_at", "finished_at",
-    "team", "embedding", "surface", "model_version", "settings_version", "degraded",
+    "team", "embedding", "surface", "model_version", "settings_version", "degraded", "rung",
 )  # fmt: skip
 
 _COMMON = tuple(field.name for field in COMMON)

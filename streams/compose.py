@@ -55,6 +55,7 @@ _PASSED = (
     "model_version",
     "settings_version",
     "degraded",
+    "rung",
 )
 _MOST = np.iinfo(np.int64).max
 

@@ -15,7 +15,8 @@ Filters: pin, exclusion, tenant, capability, health, budget (predicted cost abov
 fewer candidates than `candidates_wanted`, suspected agents are let in (`widened` says "health"), then agents over the
 budget ("budget"); the other filters are never loosened. When no agent has all required capabilities, agents that have
 them together are named, with what each covers. When the best score is below `confidence_min`, or nobody is eligible,
-the fallback agents are named instead ("fallback", degraded), if there are any. On stale views every row is degraded.
+the fallback agents are named instead ("fallback"), if there are any. Where what was learned is not to be had, rows are
+ranked by what is left, and say so (`degraded`, `rung`): agents/ladder.py.
 cost: over 1,000 agents in 20 capabilities, rows of 10 domains: 1.8 ms a message of 20 rows, 3 ms of 150, 7 ms of 600,
     most of it the prediction and the ranking of 50 agents a row; 7 ms for 64 rows over 10,000 agents.
 """
@@ -30,10 +31,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aos.agents import matching
+from aos.agents import ladder, matching
 from aos.agents.fleet import Fleet
 from aos.agents.matching import FILTERED_MAX, Eligible, Memory, Wish
 from aos.agents.ranking import TURN_US, Ask, Limits, Ranked, Tasks, rank, salts
+from aos.analytics.beliefs import Beliefs
 from aos.codecs import columns as arrays
 from aos.codecs.rows import from_columns, record, take_common, tensor
 from aos.streams import live
@@ -85,11 +87,22 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
         policies = [replace(policy, exploration=policy.exploration * factor) for policy, factor in pairs]
     found = [memory.eligible(fleet, wish, limits.wanted) for wish in wishes]
     wanted = _tasks(tasks, now, seed)
+    rungs = ladder.rungs(wishes, beliefs, views.stale, views.refused.get("aos.beliefs", ()))
     asks = [
-        Ask(one, rows, wish.domain, wish.task_kind, policy)
-        for one, rows, wish, policy in zip(found, groups, wishes, policies, strict=True)
+        Ask(
+            one,
+            rows,
+            wish.domain,
+            wish.task_kind,
+            ladder.alike(policy) if on == ladder.ROUND_ROBIN else policy,
+        )
+        for one, rows, wish, policy, on in zip(found, groups, wishes, policies, rungs, strict=True)
     ]
     ranked = rank(fleet, beliefs, asks, wanted, limits)
+    unsound = ladder.unsound(ranked)
+    if unsound is not None:
+        in_turn = rank(fleet, Beliefs(), ladder.of_rows(asks, unsound), wanted, limits)
+        ranked = _replaced(ranked, in_turn, unsound)
     fallen = np.zeros(len(tasks), bool)
     least = live.by_tenant(views, "confidence_min", [wish.tenant for wish in wishes])
     doubted = _doubted(ranked, least[of_row])
@@ -114,9 +127,22 @@ def _matches(memory: Memory, tasks: pa.RecordBatch, now: int, views: Views, seed
             "shortfall": np.maximum(limits.wanted - np.bincount(ranked.rows, minlength=len(tasks)), 0),
             "model_version": np.array([beliefs.version(wish.domain) for wish in wishes])[of_row],
             "settings_version": np.full(len(tasks), settings_version(views)),
-            "degraded": fallen | views.stale,
-        },
+        }
+        | _rungs(rungs, of_row, unsound, fallen),
     )
+
+
+def _rungs(
+    rungs: Sequence[str | None], of_row: np.ndarray, unsound: np.ndarray | None, fallen: np.ndarray
+) -> dict[str, Any]:
+    """Columns `degraded` and `rung`; the latter is absent where all of it would be null."""
+    if unsound is None and not any(rungs) and not fallen.any():
+        return {"degraded": fallen}
+    named = np.array(rungs, object)[of_row]
+    if unsound is not None:
+        named[unsound] = ladder.ROUND_ROBIN
+    named[fallen] = ladder.FALLBACK
+    return {"degraded": [rung is not None for rung in named], "rung": pa.array(named, pa.string())}
 
 
 def _wishes(tasks: pa.RecordBatch) -> tuple[list[Wish], np.ndarray, list[np.ndarray]]:

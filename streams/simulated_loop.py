@@ -19,6 +19,7 @@ from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.live import in_force
 from aos.streams.processor import Batch, Law, Output, Processor, Raw, Recall, Step, View, Views
 from aos.streams.simulated_log import NO_ROWS, World, joined
+from aos.streams.views import Refused
 
 TICK_US_MIN = 5_000  # the shell's bounds: a state that is always due must not spin
 MESSAGES_MAX = 6  # of one topic in one round
@@ -90,12 +91,14 @@ class _Said:
 class Loop:
     """One owner's life with a partition."""
 
-    def __init__(self, world: World, place: Place, views: Mapping[str, Any]) -> None:
+    def __init__(
+        self, world: World, place: Place, views: Mapping[str, Any], refused: Mapping[str, Refused]
+    ) -> None:
         self.world = world
         self.place = place
         self.processor = place.processor
         self.partition = place.partition
-        self._views = views
+        self._views, self._refused = views, refused
         self.finished = dict(place.commits)
         self.held: frozenset[str] = frozenset()
         self.due: int | None = None
@@ -254,7 +257,8 @@ class Loop:
     def views(self) -> Views:
         """What a step may look at now."""
         found = {topic: self._views[topic] for topic in self.processor.views}
-        return in_force(self.processor, Views(self.world.settings, self.world.partitions, found, SECRET))
+        given = Views(self.world.settings, self.world.partitions, found, SECRET, refused=self._refused)
+        return in_force(self.processor, given)
 
     # between rounds
 
@@ -288,6 +292,7 @@ class Process:
     def start(self) -> None:
         """Read the views to their end, then take the partitions. A dead process comes back like this."""
         self.values = {topic: view.empty() for topic, view in self._views.items()}
+        self.refused: dict[str, Refused] = {}
         self._seen = dict.fromkeys(self._views, 0)
         for topic in self._views:
             log = self.world.read(topic, 0)
@@ -296,7 +301,7 @@ class Process:
                 if last[entry.key] == offset:
                     self._apply(topic, entry.key, entry.rows)
             self._seen[topic] = len(log)
-        self.loops = [Loop(self.world, place, self.values) for place in self.places]
+        self.loops = [Loop(self.world, place, self.values, self.refused) for place in self.places]
 
     def follow(self) -> bool:
         """Take in some of what is new in the views; whether there was any left."""
@@ -313,11 +318,18 @@ class Process:
         return behind
 
     def _apply(self, topic: str, key: bytes | None, rows: pa.RecordBatch) -> None:
-        self.values[topic] = self._views[topic].apply(self.values[topic], key or b"", rows)
+        """As the view service: what a view does not take in is left out, and its key counts as refused."""
+        refused = self.refused.setdefault(topic, Refused())
+        try:
+            self.values[topic] = self._views[topic].apply(self.values[topic], key or b"", rows)
+        except ValueError:
+            refused.add(key or b"")
+        else:
+            refused.mend(key or b"")
 
     def replace(self, loop: Loop, *, settled: bool) -> None:
         """A partition is taken away and given back; `settled`: after its round, with commit and snapshot."""
         if settled:
             loop.save()
             loop.commit()
-        self.loops[self.loops.index(loop)] = Loop(self.world, loop.place, self.values)
+        self.loops[self.loops.index(loop)] = Loop(self.world, loop.place, self.values, self.refused)

@@ -81,7 +81,7 @@ _TASK = ("requested_at", "request_id", "round")
 _WHOSE = ("tenant", "domain", "home")
 _STATUS = "ok, failed, rejected, expired or cancelled"
 _POLICY = "round-robin (a control arm), or learned (null)"
-_MODEL = ("model_version", "settings_version", "degraded")
+_MODEL = ("model_version", "settings_version", "degraded", "rung")
 
 REQUEST = Table(
     "request",

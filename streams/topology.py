@@ -46,7 +46,8 @@ REGISTER = Processor(
     initial=register.initial, step=register.step, dump=register.dump, load=register.load,
 )  # fmt: skip
 MATCH = Processor(
-    "match", Law.ROW, views=("aos.agent-states", "aos.beliefs", "aos.strategies", "aos.settings"),
+    "match", Law.ROW, rests_on=("learn", "aos.experiences"),
+    views=("aos.agent-states", "aos.beliefs", "aos.strategies", "aos.settings"),
     reads=("aos.tasks",), writes=("aos.matches",),
     initial=match.initial, step=match.step,
 )  # fmt: skip

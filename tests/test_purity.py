@@ -23,6 +23,7 @@ IMPORTS_BY_NAME = {
         "agents/ranking.py",
         "analytics",
     ): "what match ranks by is what was learned: it takes the views as arguments",
+    ("agents/ladder.py", "analytics"): "its rungs are how much of what was learned is to be had",
 }
 # who may bring in what: path prefixes, with the reason
 CLIENTS = {

@@ -209,12 +209,17 @@ def hash_of(name: str) -> int:
     return int(name[6:]) * 2_654_435_761 % 1_000
 
 
-def test_on_stale_views_every_row_is_degraded_and_nothing_else_differs() -> None:
-    views, rows = views_of(fleet_of({"a": {}})), task_rows([{}, {"require": ["nobody has this"]}])
+def test_on_stale_views_every_row_is_degraded_and_the_last_beliefs_decide_as_before() -> None:
+    views, rows = (
+        views_of(fleet_of({"a": {}}), beliefs_of({"a": {}})),
+        task_rows([{}, {"require": ["nobody has this"]}]),
+    )
     fresh, stale = matched(views, rows), matched(replace(views, stale=True), rows)
     assert fresh.column("degraded").to_pylist() == [False, False]
     assert stale.column("degraded").to_pylist() == [True, True]
-    assert fresh.drop_columns("degraded").equals(stale.drop_columns("degraded"))
+    assert stale.column("rung").to_pylist() == ["last-beliefs"] * 2
+    said = ["degraded", "rung"]
+    assert fresh.drop_columns(said).equals(stale.drop_columns(said))
 
 
 @settings(deadline=None)
