@@ -26,7 +26,7 @@ from faust.types import TP
 
 from aos.streams.shell import unpack  # noqa: F401 (bounds what aiokafka unpacks)
 from aos.streams.shell.fatal import BROKEN, die
-from aos.streams.shell.flight import Flight
+from aos.streams.shell.flight import Flight, NoOffsets
 from aos.streams.shell.options import Options
 
 R = TypeVar("R")
@@ -138,18 +138,6 @@ class SafeThread(drv.AIOKafkaConsumerThread):
         fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes = wait_ms, least_bytes
 
 
-class NoOffsets(dict[TP, int | None]):
-    """In place of Faust's read offsets: it drops what is below the last one it delivered, and sets that only
-    after the delivery, so a partition that is sought back meanwhile stands still for ever."""
-
-    def __getitem__(self, tp: TP) -> None:
-        return None
-
-    def __setitem__(self, tp: TP, offset: int | None) -> None: ...
-
-    def update(self, *_: Any, **__: Any) -> None: ...
-
-
 class SafeConsumer(drv.Consumer):
     """Consumer of one processor's app."""
 
@@ -205,6 +193,7 @@ class SafeConsumer(drv.Consumer):
         full = len(wanted) < len(active - self._held)
         found = await self.thread.getmany(wanted, min(self._fetch_rule(), BUSY_POLL_S if full else timeout))
         self._flowing = bool(found)
+        await self._seek_back({TP(*real) for real, records in found.items() if records}, epochs)
         return {
             tp: [self._register(tp, records)]
             for tp, records in self._current(found, epochs)
@@ -228,6 +217,14 @@ class SafeConsumer(drv.Consumer):
         """Whether nothing is missing between what was handed out last and `offset`; a gap may be compaction's."""
         expected = self.flights[tp].next
         return expected is None or offset <= expected or not await self.port.lost(tp, expected)
+
+    async def _seek_back(self, tps: set[TP], epochs: Mapping[TP, int]) -> None:
+        """What a fetch from before a seek found after it is not handed over, but aiokafka counts it as read."""
+        sought = {tp for tp in tps & set(self.flights) - self._held if self._epochs[tp] != epochs.get(tp)}
+        places = {tp: at for tp in sought if (at := self.flights[tp].next) is not None}
+        if places:
+            with self._move(sought - self._moving):
+                await self._go(places)
 
     def _current(
         self, found: Mapping[Any, list[Any]], epochs: Mapping[TP, int]

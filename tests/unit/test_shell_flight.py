@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 from faust.types import TP
 
-from aos.streams.shell.consumer import NoOffsets, SafeConsumer
-from aos.streams.shell.flight import Flight
+from aos.streams.shell.consumer import SafeConsumer
+from aos.streams.shell.flight import Flight, NoOffsets
 
 HERE = TP("topic", 0)
 
@@ -249,6 +249,25 @@ async def test_consumer_drops_what_was_fetched_across_a_seek(consumer: Any, turn
     consumer._thread.fetched = {HERE: records(0, 1)}
     assert await consumer._getmany({HERE}, 1.0) == {}
     assert not consumer.in_air(HERE)
+
+
+async def test_consumer_reads_again_what_a_fetch_found_that_outlived_a_hold_and_a_release(
+    consumer: Any,
+) -> None:
+    """The fault it keeps out: both within one long fetch, and a whole fetch was skipped, with nobody told."""
+    await consumer._getmany({HERE}, 1.0)
+
+    async def meanwhile() -> None:
+        await consumer.hold(HERE, 2)
+        await consumer.release(HERE, 2)
+
+    consumer._thread.while_fetching = meanwhile
+    consumer._thread.fetched = {HERE: records(2, 3)}
+    consumer._thread.sought.clear()
+    assert await consumer._getmany({HERE}, 1.0) == {}
+    assert consumer._thread.sought == [{HERE: 2}, {HERE: 2}]
+    consumer._thread.while_fetching = None
+    assert list(await consumer._getmany({HERE}, 1.0)) == [HERE]
 
 
 async def test_consumer_asks_for_nothing_of_a_partition_that_is_being_sought(consumer: Any) -> None:
