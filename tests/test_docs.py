@@ -22,6 +22,7 @@ from aos.codecs.errors import CODES
 from aos.codecs.settings import Settings
 from aos.codecs.topics import TOPICS, base_of
 from aos.infra.cli import app
+from aos.infra.security.rights import users
 from aos.infra.surface import VIEWS
 from tests.source import ALL
 
@@ -31,6 +32,7 @@ PAGES = sorted(
 )
 PROGRAMS = ("make", "aos", ".venv/bin/aos", ".venv/bin/python", "python", "pip", "jq")
 OUTSIDE_SETTINGS = {"AOS_SETTINGS_FILE"}  # says where settings stand
+USERS = users(Settings(tenants=("default", "acme"), services=("shouting",)))  # at Kafka
 SHELL = ("sh", "bash", "shell", "console")
 
 COMMANDS_TEST = "tests/stack/test_commands.py"
@@ -278,7 +280,7 @@ def test_every_setting_topic_and_code_the_text_names_is_declared(page: Path) -> 
     for topic in set(re.findall(r"`(aos\.[a-z]+(?:[.-][a-z0-9]+)*)`", text)):
         if (
             base_of(topic) not in known
-            and topic not in MADE_BY_READERS
+            and topic not in (*MADE_BY_READERS, *USERS)
             and not (ROOT / "src" / topic.replace(".", "/")).exists()
         ):
             lost.add(topic)
