@@ -1,4 +1,5 @@
-"""The fleet. For an agent's author: `Service`, `Work`, `Answer`, `Refuse` are all there is to know.
+"""The fleet. For an agent's author: `Service`, `Work`, `Answer`, `Refuse` are all there is to know; who
+delegates meets `Delegated` and `DelegationFailed`, who shares a context `ContextConflict`.
 
     from aos.agents import Service, Work
 
@@ -13,7 +14,8 @@
 Importing this is light: no Faust, no river, and aiokafka only when serving starts.
 """
 
+from aos.agents.sdk.desk import ContextConflict, Delegated, DelegationFailed, Refuse
 from aos.agents.sdk.service import Service
-from aos.agents.sdk.work import Answer, Refuse, Work
+from aos.agents.sdk.work import Answer, Work
 
-__all__ = ["Answer", "Refuse", "Service", "Work"]
+__all__ = ["Answer", "ContextConflict", "Delegated", "DelegationFailed", "Refuse", "Service", "Work"]

@@ -1,5 +1,5 @@
-"""What agents, callers and operators may say: range checks of registrations, heartbeats, outcomes, feedback, controls
-and observations, by columns. What fails is named by row; nothing is changed here.
+"""What agents, callers and operators may say: range checks of registrations, heartbeats, outcomes, calls, feedback,
+controls and observations, by columns. What fails is named by row; nothing is changed here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ TOKENS_MAX = 10**12
 FUTURE_US = 86_400_000_000  # clocks ahead by less are clamped
 SERVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # it names a topic
 
+CALL_BYTES_MAX = 64  # the name of a call is a part of its child's id
+CALLS = ("delegate", "share")
 OUTCOMES = ("ok", "failed", "progress")
 REQUEST_ACTIONS = ("cancel", "redrive")
 FLEET_ACTIONS = ("pause", "drain", "resume", "remove")
@@ -154,6 +156,20 @@ def outcomes(rows: pa.RecordBatch, partitions: int) -> Refused:
     checks.number(0, COST_MAX, "cost_usd_micros")
     checks.number(0, CPU_US_MAX, "cpu_us")
     checks.number(0, TOKENS_MAX, "tokens_in", "tokens_out")
+    return checks.refused
+
+
+def ranges_of_calls(rows: pa.RecordBatch, partitions: int) -> Refused:
+    """What agents at work ask for; `partitions` of the ledger. What a child may be is `agents.requests`'."""
+    checks = _Checks(rows)
+    checks.one_of(CALLS, "action")
+    checks.text(CALL_BYTES_MAX, "call", filled=True)
+    checks.number(0, partitions - 1, "home")
+    checks.number(0, 2**15 - 1, "step")
+    checks.number(1, 2**15 - 1, "attempt")
+    checks.number(0, 2**63 - 1, "epoch")
+    checks.text(NAME_BYTES_MAX, "agent", filled=True)
+    checks.number(0, 2**63 - 1, "context_version")
     return checks.refused
 
 

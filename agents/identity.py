@@ -16,6 +16,7 @@ from typing import Any
 ID_BYTES = 16
 Hash = Any  # hashlib does not name the type of its objects
 _ORIGIN = struct.Struct(">iqi")  # partition, offset, row
+_CALLER = struct.Struct(">hhh")  # round, step, attempt
 _ATTEMPT = struct.Struct(">hhhq")  # round, step, attempt, epoch
 
 
@@ -39,6 +40,12 @@ def request_id_at(topic: str, partition: int, offset: int, row: int) -> bytes:
     """16 bytes for a row without a client's id: where it stood (`topic` without prefix)."""
     data = _ORIGIN.pack(partition, offset, row) + topic.encode()
     return blake2b(data, digest_size=ID_BYTES, person=b"aos-origin").digest()
+
+
+def child_id(parent: bytes, round: int, step: int, attempt: int, call: str) -> bytes:
+    """16 bytes for what an attempt hands out: the same call of the same attempt is the same child."""
+    data = parent + _CALLER.pack(round, step, attempt) + call.encode()
+    return blake2b(data, digest_size=ID_BYTES, person=b"aos-child").digest()
 
 
 def home(request_id: bytes, partitions: int) -> int:

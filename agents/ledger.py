@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aos.agents import identity
+from aos.agents import ledger_calls
 from aos.agents.ladder import lower
-from aos.agents.ledger_emit import Turn, say_ignored, say_task, score_of
+from aos.agents.ledger_doubt import doubt, ignore, last_round, step_of
+from aos.agents.ledger_emit import Turn, say_task, score_of
 from aos.agents.ledger_intake import (
     Assigned,
     Cancel,
@@ -25,7 +26,6 @@ from aos.agents.ledger_intake import (
     Refused,
     Rejected,
     Requested,
-    values,
 )
 from aos.agents.ledger_life import (
     agent_gone,
@@ -44,9 +44,6 @@ from aos.agents.ledger_life import (
 )
 from aos.agents.ledger_rows import ReleaseRow
 from aos.agents.ledger_state import (
-    BACKING_OFF,
-    DONE,
-    FAILED,
     MATCHING,
     READY,
     RUNNING,
@@ -56,6 +53,7 @@ from aos.agents.ledger_state import (
     Request,
     Step,
 )
+from aos.agents.ledger_values import values
 from aos.agents.quotas import Incoming, Refusal
 
 PRIORITY = 2
@@ -72,18 +70,11 @@ def fold(turn: Turn, entries: list[Entry]) -> None:
         _HANDLERS[type(entry)](turn, entry)
 
 
-def _last_round(turn: Turn, request_id: bytes) -> int | None:
-    """The last round that ended, of a request that is remembered."""
-    if request_id in turn.ended:
-        return turn.ended[request_id].common.round
-    return turn.state.memory.round(request_id)
-
-
 def _is_repeat(turn: Turn, common: Common) -> bool:
     """Whether this round of the request is known; if it has ended it is to be answered again."""
     if common.request_id in turn.state.requests:
         return True
-    last = _last_round(turn, common.request_id)
+    last = last_round(turn, common.request_id)
     if last is None or common.round > last:
         return False
     turn.repeats.append(common.request_id)
@@ -101,6 +92,7 @@ def _requested(turn: Turn, row: Requested) -> None:
     if row.deadline_at is not None:
         request.deadline_at = request.deadline
     request.steps = row.steps
+    gone = None if row.parent is None else ledger_calls.adopt(turn, request, row.parent)
     complete = _complete(request)
     sound = bool(row.steps) and complete and request.deadline > turn.now
     refusal = _refusal(turn, request, row) if sound else None
@@ -113,12 +105,16 @@ def _requested(turn: Turn, row: Requested) -> None:
         end(turn, request, "expired", "AOS3003", None)
     elif refusal is not None:
         end(turn, request, "rejected", refusal.code, refusal.message, refusal.retry_after_ms)
+    elif gone is not None:
+        end(turn, request, "cancelled" if gone.code == "AOS3004" else "rejected", gone.code, gone.message)
     else:
+        if row.parent is not None:
+            ledger_calls.began(turn, request)
         turn.state.wake(request.deadline, row.common.request_id, -1)
         for step in row.steps:
             if not step.after:
                 step.state = MATCHING
-            if row.common.round > 0:  # the edge asked for the first round
+            if row.common.round > 0 or row.parent is not None:  # the edge asked for the first round
                 say_task(turn, request, step)
             expect_plan(turn, request, step)
 
@@ -176,7 +172,7 @@ def _planned(turn: Turn, row: Planned) -> None:
     request = turn.state.requests.get(row.request_id)
     if request is None or request.common.round != row.round:
         return
-    step = _part(turn, request, row) if row.parent is not None else _step(request, row.step)
+    step = _part(turn, request, row) if row.parent is not None else step_of(request, row.step)
     if step is None or step.match_round != (row.match_round or 0) or step.answered:
         return
     step.answered = True
@@ -205,7 +201,7 @@ def _part(turn: Turn, request: Request, row: Planned) -> Step | None:
     All parts of a team stand in one message: what a later message says of it is a repeat. compose counts parts from
     the last step on; here they are counted on, because another step may have been split before.
     """
-    parent = _step(request, row.parent or 0)
+    parent = step_of(request, row.parent or 0)
     if parent is None or parent.parent >= 0 or parent.match_round != (row.match_round or 0):
         return None
     team = turn.teams.get((row.request_id, parent.number))
@@ -234,13 +230,9 @@ def _part(turn: Turn, request: Request, row: Planned) -> Step | None:
     return part
 
 
-def _step(request: Request, number: int) -> Step | None:
-    return request.steps[number] if 0 <= number < len(request.steps) else None
-
-
 def _assigned(turn: Turn, row: Assigned) -> None:
     request = turn.state.requests.get(row.request_id)
-    step = _step(request, row.step) if request else None
+    step = step_of(request, row.step) if request else None
     if request is not None and step is not None and request.common.round == row.round:
         if step.attempt == row.attempt and step.state == READY:
             assign(turn, request, step, row)
@@ -264,7 +256,7 @@ def _assigned(turn: Turn, row: Assigned) -> None:
 
 def _refused(turn: Turn, row: Refused) -> None:
     request = turn.state.requests.get(row.request_id)
-    step = _step(request, row.step) if request else None
+    step = step_of(request, row.step) if request else None
     if request is None or step is None or request.common.round != row.round or step.attempt != row.attempt:
         return
     if row.agent is not None:
@@ -279,54 +271,16 @@ def _refused(turn: Turn, row: Refused) -> None:
 
 def _outcome(turn: Turn, row: Outcome) -> None:
     request = turn.state.requests.get(row.request_id)
-    step = _step(request, row.step) if request else None
-    code = _doubt(turn, request, step, row)
+    step = step_of(request, row.step) if request else None
+    code = doubt(turn, request, step, row)
     if code is not None or request is None or step is None:
         # progress that comes late is no evidence of anything
         if code is not None and (row.status != "progress" or code == "AOS3007"):
-            _ignore(turn, request, row, code)
+            ignore(turn, request, row, code)
     elif row.status == "progress":
         wake(turn, request, step, min(turn.now + step.limit_us, request.deadline))
     else:
         _answer(turn, request, step, row)
-
-
-def _doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome) -> str | None:
-    """Why an answer does not count: forged, late, a duplicate, or of an unknown request; None when it does."""
-    round = request.common.round if request else _last_round(turn, row.request_id)
-    if round is None:
-        return "AOS3011"
-    same = step is not None and (step.attempt, step.agent, step.epoch) == (row.attempt, row.agent, row.epoch)
-    known = step.token if step is not None and same else None
-    if not (identity.token_is(known, row.token) if known else _has_token(turn, row, round)):
-        return "AOS3005" if any(_has_token(turn, row, earlier) for earlier in range(round)) else "AOS3007"
-    if request is None or step is None:
-        return "AOS3005"
-    if not same:
-        return "AOS3005"
-    if step.state == RUNNING:
-        return None
-    timed_out = step.state == BACKING_OFF and step.code == "AOS3002"
-    return "AOS3006" if step.state in (DONE, FAILED, BACKING_OFF) and not timed_out else "AOS3005"
-
-
-def _has_token(turn: Turn, row: Outcome, round: int) -> bool:
-    expected = identity.token(turn.secret, row.request_id, round, row.step, row.attempt, row.agent, row.epoch)
-    return identity.token_is(expected, row.token)
-
-
-def _ignore(turn: Turn, request: Request | None, row: Outcome, code: str) -> None:
-    common = row.heads[row.head]
-    if request is not None:
-        request.ignored += 1
-        common = request.common
-    elif row.request_id in turn.ended:
-        common = turn.ended[row.request_id].common
-    else:
-        kept = turn.state.memory.find(row.request_id)
-        if kept is not None:
-            common = Common._make(values(kept.column(name))[0] for name in Common._fields)
-    say_ignored(turn, common, request, row, code)
 
 
 def _answer(turn: Turn, request: Request, step: Step, row: Outcome) -> None:
@@ -360,7 +314,7 @@ def _cancel(turn: Turn, row: Cancel) -> None:
 
 
 def _redrive(turn: Turn, row: Redrive) -> None:
-    known = _last_round(turn, row.request_id) is not None
+    known = last_round(turn, row.request_id) is not None
     if known and row.request_id not in turn.state.requests and not _is_old(turn, row):
         turn.redrives.append(row.request_id)
 
@@ -383,4 +337,5 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     Outcome: _outcome,
     Cancel: _cancel,
     Redrive: _redrive,
+    **ledger_calls.HANDLERS,
 }

@@ -13,14 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from aos.agents.ledger_intake import values
 from aos.agents.ledger_memory import SCHEMA
 from aos.agents.ledger_plans import ALTERNATIVES, FILTERED, Plans, gather
 from aos.agents.ledger_state import Common, Request, State, Step
+from aos.agents.ledger_values import values
 from aos.codecs.fields import COMMON, I32, I64, TEXT
 
 _REQUEST = [(f.name, f.metadata["type"]) for f in fields(Request) if f.metadata]
 _STEP = [(f.name, f.metadata["type"]) for f in fields(Step) if f.metadata]
+_DEFAULTS = {kind: {f.name: f.default for f in fields(kind)} for kind in (Request, Step)}
 _BUCKET = [("tenant", TEXT), ("requests_full_at", I64), ("bytes_full_at", I64)]
 _COMMON = [(f.name, f.type) for f in COMMON]
 _NONE: tuple[pa.ListArray, pa.ListArray] = (pa.array([[]], ALTERNATIVES), pa.array([[]], FILTERED))
@@ -80,7 +81,7 @@ def load(partition: int, tables: Mapping[str, pa.RecordBatch]) -> State:
     steps = _steps(tables["steps"])
     rows = tables["requests"]
     common = zip(*(values(rows.column(name)) for name, _ in _COMMON), strict=True)
-    plain = [values(rows.column(name)) for name, _ in _REQUEST]
+    plain = [_slot(rows, Request, name) for name, _ in _REQUEST]
     counts = values(rows.column("steps_count"))
     at = 0
     for head, count, cells in zip(common, counts, zip(*plain, strict=True), strict=True):
@@ -97,6 +98,13 @@ def load(partition: int, tables: Mapping[str, pa.RecordBatch]) -> State:
     state.memory.add(_ended(tables["ended"]))
     state.rebuild()
     return state
+
+
+def _slot(rows: pa.RecordBatch, kind: type[Request | Step], name: str) -> list[Any]:
+    """A column; of a slot that the release which wrote it did not have, its default."""
+    if name in rows.schema.names:
+        return values(rows.column(name))
+    return [_DEFAULTS[kind][name]] * rows.num_rows
 
 
 def _ended(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -118,7 +126,7 @@ def _transposed(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
 def _steps(rows: pa.RecordBatch) -> list[Step]:
     columns = []
     for name, type in _STEP:
-        column = values(rows.column(name))
+        column = _slot(rows, Step, name)
         columns.append([tuple(cell) for cell in column] if pa.types.is_list(type) else column)
     steps = [Step(*cells) for cells in zip(*columns, strict=True)]
     plans = Plans(rows.column("alternatives"), rows.column("filtered"))

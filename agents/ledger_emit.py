@@ -6,6 +6,7 @@ Nothing here changes a request or step; `ledger_life` decides, this puts into wo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from aos.agents import identity
 from aos.agents.ledger_intake import Outcome
@@ -15,6 +16,7 @@ from aos.agents.ledger_rows import (
     ReadyRow,
     ReleaseRow,
     ResultRow,
+    Said,
     StepEnd,
     TaskRow,
     TrailRow,
@@ -52,6 +54,8 @@ class Turn:
     ended: dict[bytes, ResultRow] = field(default_factory=dict)  # in this turn: not yet in the memory
     repeats: list[bytes] = field(default_factory=list)  # requests to answer again
     redrives: list[bytes] = field(default_factory=list)  # requests to run again
+    entries: list[dict[str, Any]] = field(default_factory=list)  # for the ledger itself
+    alerts: list[dict[str, Any]] = field(default_factory=list)
     teams: dict[tuple[bytes, int], dict[int, int]] = field(
         default_factory=dict
     )  # split now: part -> its step
@@ -97,7 +101,7 @@ def say_work(turn: Turn, request: Request, step: Step, secret: bytes) -> None:
         inputs = [(s.name, s.output, s.output_type) for s in (request.steps[number] for number in step.after)]
     turn.inbox.append(
         InboxRow(
-            request.common, step.inbox_partition, "work", step.number, step.name, step.attempt,
+            request.common, step.inbox_partition, shared(request), "work", step.number, step.name, step.attempt,
             step.service, step.agent or "", step.epoch, secret, step.task_kind, step.text,
             step.payload, step.content_type, inputs, request.deadline_at,
             max(1, (step.due - turn.now) // 1000),
@@ -110,9 +114,32 @@ def say_cancel(turn: Turn, request: Request, step: Step) -> None:
     """The running attempt is withdrawn from the agent's inbox."""
     turn.inbox.append(
         InboxRow(
-            request.common, step.inbox_partition, "cancel", step.number, step.name, step.attempt,
+            request.common, step.inbox_partition, None, "cancel", step.number, step.name, step.attempt,
             step.service, step.agent or "", step.epoch, token(turn, request, step), step.task_kind,
             None, None, None, [], request.deadline_at, 0, None, None,
+        )
+    )  # fmt: skip
+
+
+def shared(request: Request) -> Said | None:
+    """The context of the request for who begins to work on it; None while there is none."""
+    if not request.context_version:
+        return None
+    return Said(context=request.context, context_version=request.context_version)
+
+
+def say_to(
+    turn: Turn, request: Request, step: Step, kind: str, said: Said, result: ResultRow | None = None
+) -> None:
+    """An answer to who works on the step: how a child ended (`result`), or what the context is now."""
+    left = request.budget_usd_micros
+    turn.inbox.append(
+        InboxRow(
+            request.common, step.inbox_partition, said, kind, step.number, step.name, step.attempt,
+            step.service, step.agent or "", step.epoch, token(turn, request, step), step.task_kind, None,
+            result.payload if result else None, result.content_type if result else None, [],
+            request.deadline_at, max(1, (step.due - turn.now) // 1000),
+            None if left is None else max(0, left - request.cost_usd_micros), request.budget_cpu_us,
         )
     )  # fmt: skip
 
@@ -168,7 +195,7 @@ def say_end(
     code: str | None,
     message: str | None,
     retry_after_ms: int | None,
-) -> None:
+) -> ResultRow:
     """The one result and the trail of a request."""
     common, steps = request.common, request.steps
     if message is None and code in CODES:
@@ -197,6 +224,7 @@ def say_end(
             request.rung,
         )
     )  # fmt: skip
+    return result
 
 
 def score_of(step: Step) -> float:

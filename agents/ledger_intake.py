@@ -14,10 +14,21 @@ import pyarrow as pa
 
 from aos.agents.ledger_plans import Plans
 from aos.agents.ledger_state import Common, Step
+from aos.agents.ledger_values import values
 from aos.agents.quotas import Limits
 from aos.codecs.fields import EMBEDDING_SIZE, SURFACE_SIZE
 
 E = TypeVar("E", bound=tuple[Any, ...])
+
+
+class Parent(NamedTuple):
+    """Which attempt handed a child out, and how deep the child stands."""
+
+    request_id: bytes
+    step: int
+    attempt: int
+    agent: str
+    depth: int
 
 
 class Requested(NamedTuple):
@@ -36,6 +47,7 @@ class Requested(NamedTuple):
     row: int
     steps: list[Step]
     limits: Limits
+    parent: Parent | None
 
 
 class Rejected(NamedTuple):
@@ -151,6 +163,45 @@ class Outcome(NamedTuple):
     heads: Heads
 
 
+class Delegated(NamedTuple):
+    """A child an agent asks for; no steps when the edge refused it. Common columns: row `head` of `heads`."""
+
+    request_id: bytes
+    step: int
+    attempt: int
+    agent: str
+    epoch: int
+    token: bytes | None
+    call: str
+    deadline_at: int | None
+    budget_usd_micros: int | None
+    budget_cpu_us: int | None
+    task_kind: str | None
+    code: str | None
+    message: str | None
+    row: int
+    steps: list[Step]
+    head: int
+    heads: Heads
+
+
+class Shared(NamedTuple):
+    """A change of the context, made from `version`. Common columns: row `head` of `heads`."""
+
+    request_id: bytes
+    step: int
+    attempt: int
+    agent: str
+    epoch: int
+    token: bytes | None
+    call: str
+    payload: bytes | None
+    version: int | None
+    row: int
+    head: int
+    heads: Heads
+
+
 class Cancel(NamedTuple):
     """End the request; `requested_at`: when that was ordered."""
 
@@ -166,7 +217,7 @@ class Redrive(NamedTuple):
     requested_at: int
 
 
-Entry = Requested | Rejected | Planned | Assigned | Refused | Outcome | Cancel | Redrive
+Entry = Requested | Rejected | Planned | Assigned | Refused | Outcome | Delegated | Shared | Cancel | Redrive
 
 
 def entries(rows: pa.RecordBatch) -> list[Entry]:
@@ -212,40 +263,6 @@ def _made(kind: type[E], *columns: Iterable[Any]) -> Iterator[E]:
     return map(partial(tuple.__new__, kind), zip(*columns, strict=True))
 
 
-def values(column: pa.Array) -> list[Any]:
-    """A column as Python objects; times as microseconds since the epoch."""
-    read = _VALUES.get(column.type.id)
-    found: list[Any] = column.to_pylist() if read is None else read(column)
-    return found
-
-
-def _times(column: pa.TimestampArray) -> list[Any]:
-    found: list[Any] = column.view(pa.int64()).to_pylist()  # a cast is a kernel: ten times the price
-    return found
-
-
-def _fixed(column: pa.FixedSizeBinaryArray) -> list[Any]:
-    found: list[Any] = column.to_numpy(zero_copy_only=False).tolist()  # 20 times as fast as to_pylist
-    return found
-
-
-def _lists(column: pa.ListArray) -> list[Any]:
-    if column.null_count:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    offsets = column.offsets.to_pylist()
-    if offsets[0] == offsets[-1]:
-        return [()] * len(column)
-    flat = column.values.to_pylist()
-    return [flat[start:end] for start, end in pairwise(offsets)]
-
-
-_VALUES: dict[int, Callable[[pa.Array], list[Any]]] = {
-    pa.timestamp("us").id: _times,
-    pa.binary(1).id: _fixed,
-    pa.list_(pa.int16()).id: _lists,
-}
-
-
 _LIMITS = (  # as `Limits` has them
     "quota_requests", "quota_bytes", "quota_in_flight", "quota_burst_s", "quota_shares", "waiting_max",
 )  # fmt: skip
@@ -258,7 +275,16 @@ def _requested(part: _Part) -> Iterator[Entry]:
     )  # fmt: skip
     steps = _steps(part.column("steps"))
     limits = _made(Limits, *part.columns(*_LIMITS))
-    return _made(Requested, part.common(), *plain, part.places, steps, limits)
+    return _made(Requested, part.common(), *plain, part.places, steps, limits, _parents(part))
+
+
+def _parents(part: _Part) -> list[Parent | None]:
+    """Of each request; nearly always none has any."""
+    ids = part.column("parent_id")
+    if ids.null_count == len(ids):
+        return [None] * len(ids)
+    rows = zip(ids.to_pylist(), *part.columns("step", "attempt", "agent", "depth"), strict=True)
+    return [None if None in row else Parent._make(row) for row in rows]
 
 
 def _steps(column: pa.ListArray) -> list[list[Step]]:
@@ -311,6 +337,19 @@ def _outcome(part: _Part) -> Iterator[Entry]:
     return _made(Outcome, *part.columns(*Outcome._fields[:-3]), part.places, *part.heads())
 
 
+_CALL = ("request_id", "step", "attempt", "agent", "epoch", "token", "id")
+
+
+def _delegated(part: _Part) -> Iterator[Entry]:
+    plain = ("deadline_at", "budget_usd_micros", "budget_cpu_us", "task_kind", "code", "message")
+    steps = _steps(part.column("steps"))
+    return _made(Delegated, *part.columns(*_CALL, *plain), part.places, steps, *part.heads())
+
+
+def _shared(part: _Part) -> Iterator[Entry]:
+    return _made(Shared, *part.columns(*_CALL, "payload", "context_version"), part.places, *part.heads())
+
+
 def _cancel(part: _Part) -> Iterator[Entry]:
     return _made(Cancel, *part.columns(*Cancel._fields))
 
@@ -326,6 +365,8 @@ _READERS: dict[str, Callable[[_Part], Iterator[Entry]]] = {
     "assigned": _assigned,
     "refused": _refused,
     "outcome": _outcome,
+    "delegated": _delegated,
+    "shared": _shared,
     "cancel": _cancel,
     "redrive": _redrive,
 }

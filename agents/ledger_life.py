@@ -21,6 +21,7 @@ from aos.agents.ledger_emit import (
     score_of,
     token,
 )
+from aos.agents.ledger_family import child_ended, waited_for
 from aos.agents.ledger_intake import Assigned
 from aos.agents.ledger_state import (
     BACKING_OFF,
@@ -33,6 +34,8 @@ from aos.agents.ledger_state import (
     Request,
     Step,
 )
+from aos.agents.ledger_teams import is_judged, take_over, team_done, worker_of
+from aos.agents.ledger_waits import leave, look, watch
 
 INPUT_BYTES_MAX = 256 * 1024
 """Outputs of predecessors one step may receive; with the payload an inbox row stays well under 1 MiB."""
@@ -119,6 +122,8 @@ def offer(turn: Turn, request: Request, step: Step) -> bool:
     step.cell, step.cell_partition = share.cell, share.cell_partition
     if not step.refused_cells:
         step.ready_at = turn.now
+    if request.parent_id is not None:
+        watch(turn, request, step)
     say_ready(turn, request, step, plan, share)
     return True
 
@@ -126,7 +131,9 @@ def offer(turn: Turn, request: Request, step: Step) -> bool:
 def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
     """The attempt has its agent: send the work, watch the time."""
     step.state = RUNNING
-    step.shortages = 0
+    step.shortages = step.calls = 0
+    if request.circle:
+        leave(turn, request)
     step.attempts += 1
     request.attempts += 1
     turn.state.start(request)
@@ -154,9 +161,12 @@ def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
 def close_attempt(turn: Turn, request: Request, step: Step, status: str, score: float | None) -> None:
     """End the running attempt: free its slot and leave its trail, unless a judge has yet to speak."""
     say_release(turn, request, step, status)
+    for child in waited_for(turn.state, request, step):  # nobody will read what they find
+        child.parent_attempt = 0
+        end(turn, child, "cancelled", "AOS3004", "the attempt that delegated it has ended")
     step.due = 0
     step.finished_at = turn.now
-    step.held = status == "ok" and _is_judged(request, step)
+    step.held = status == "ok" and is_judged(request, step)
     if not step.held:
         say_attempt(turn, request, step, status, score)
 
@@ -231,9 +241,9 @@ def finish(turn: Turn, request: Request, step: Step) -> None:
     if step.judges >= 0:
         settle(turn, request, request.steps[step.judges])
     if step.parent >= 0:
-        if _team_done(request, step.parent):
+        if team_done(request, step.parent):
             parent = request.steps[step.parent]
-            _take_over(request, parent, _worker(request, parent))
+            take_over(request, parent, worker_of(request, parent))
             finish(turn, request, parent)
             return
     else:
@@ -262,7 +272,7 @@ def settle(turn: Turn, request: Request, judged: Step) -> None:
     if any(step.state != DONE for step in judges):
         return
     judged.verdict = sum(1.0 if step.score is None else step.score for step in judges) / len(judges)
-    worker = _worker(request, judged)
+    worker = worker_of(request, judged)
     worker.verdict = judged.verdict
     let_go(turn, request, worker)
 
@@ -300,47 +310,12 @@ def end(
             say_cancel(turn, request, step)
             close_attempt(turn, request, step, reason, None)
         let_go(turn, request, step)
-    say_end(turn, request, status, code, message, retry_after_ms)
+    result = say_end(turn, request, status, code, message, retry_after_ms)
     request.ended = True
     turn.state.leave(request)
-
-
-def _is_judged(request: Request, step: Step) -> bool:
-    """Whether a judge will speak about this work (that of a team's last part, for a step that was split)."""
-    number = step.number
-    if step.parent >= 0:
-        number = step.parent
-        if _worker(request, request.steps[number]) is not step:
-            return False
-    return request.size > 1 and any(other.judges == number for other in request.steps[: request.size])
-
-
-def _is_last(request: Request, part: Step) -> bool:
-    """Whether no other part of its team comes after it."""
-    return not any(p.parent == part.parent and part.number in p.after for p in request.steps[request.size :])
-
-
-def _last_parts(request: Request, number: int) -> list[Step]:
-    """The parts of a step's team that no other part comes after."""
-    return [p for p in request.steps[request.size :] if p.parent == number and _is_last(request, p)]
-
-
-def _team_done(request: Request, number: int) -> bool:
-    return all(part.state == DONE for part in _last_parts(request, number))
-
-
-def _worker(request: Request, step: Step) -> Step:
-    """Whose work a step's output is: its own, or that of its team's last part (of several, the last in number)."""
-    parts = _last_parts(request, step.number)
-    return parts[-1] if parts else step
-
-
-def _take_over(request: Request, parent: Step, part: Step) -> None:
-    """A team's step gets what its last part made."""
-    parent.agent, parent.score = part.agent, part.score
-    parent.output, parent.output_type = part.output, part.output_type
-    parent.output_offset, parent.output_row = part.output_offset, part.output_row
-    parent.attempts = sum(p.attempts for p in request.steps[request.size :] if p.parent == parent.number)
+    if request.parent_id is not None:
+        leave(turn, request)
+        child_ended(turn, request, result)
 
 
 # what is due
@@ -362,7 +337,9 @@ def due_step(turn: Turn, request: Request, step: Step) -> None:
             step.silences += 1
             say_task(turn, request, step)
             expect_plan(turn, request, step)
-    # SPLIT, READY, DONE and FAILED are never due
+    elif step.state == READY:
+        look(turn, request, step)  # a child's
+    # SPLIT, DONE and FAILED are never due
 
 
 def pass_due(turn: Turn) -> None:
@@ -370,6 +347,6 @@ def pass_due(turn: Turn) -> None:
     while (found := turn.state.pop_due(turn.now)) is not None:
         request, step = found
         if step is None:
-            end(turn, request, "expired", "AOS3003", None)
+            end(turn, request, "expired", "AOS3013" if request.circle else "AOS3003", None)
         else:
             due_step(turn, request, step)

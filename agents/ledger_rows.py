@@ -61,11 +61,23 @@ class ReleaseRow(NamedTuple):
     epoch: int
 
 
+class Said(NamedTuple):
+    """What an inbox row says beside the work: the columns that most rows leave null."""
+
+    call: str | None = None
+    status: str | None = None
+    code: str | None = None
+    message: str | None = None
+    context: bytes | None = None
+    context_version: int | None = None
+
+
 class InboxRow(NamedTuple):
-    """Work for an agent, or its withdrawal. `inputs`: (name, payload, content type) of predecessors."""
+    """Work for an agent, its withdrawal, or an answer. `inputs`: (name, payload, content type) of predecessors."""
 
     common: Common
     partition: int
+    said: Said | None
     kind: str
     step: int
     step_name: str
@@ -202,6 +214,7 @@ class _Form:
         names = [*Common._fields, *row._fields[self._first :]]
         if names != [field.name for field in plain]:
             raise TypeError(f"the columns of {row.__name__} must stand in the record's order, not {names}")
+        self._schema = schema
         self._type = pa.struct(plain)
         self._added = [(schema.get_field_index(name), schema.field(name)) for name in added]
 
@@ -210,9 +223,12 @@ class _Form:
         first = self._first
         cells = pa.array([row[0] + row[first:] for row in rows], self._type)
         batch = pa.RecordBatch.from_struct_array(cells)
+        if not self._added:
+            return batch
+        columns = batch.columns
         for place, field in self._added:
-            batch = batch.add_column(place, field, added[field.name])
-        return batch
+            columns.insert(place, added[field.name])
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
 
 _TENSORS = ("embedding", "surface")
@@ -222,7 +238,8 @@ _KEPT = [_ENDED.get_field_index(name) for name in SCHEMA.names]
 
 _READY_FORM = _Form(RECORDS["ready"].schema, ReadyRow, 3, ("alternatives", "filtered"))
 _RELEASE_FORM = _Form(RECORDS["release"].schema, ReleaseRow, 1)
-_INBOX_FORM = _Form(RECORDS["assignment"].schema, InboxRow, 1)
+_INBOX = RECORDS["assignment"].schema
+_INBOX_FORM = _Form(_INBOX, InboxRow, 2, Said._fields)
 _TASK_FORM = _Form(RECORDS["task"].schema, TaskRow, 2, _TENSORS)
 _TRAIL_FORM = _Form(RECORDS["trail"].schema, TrailRow, 2, _TENSORS)
 _ENDED_FORM = _Form(_ENDED, ResultRow)
@@ -278,8 +295,17 @@ def by_cell(rows: Sequence[ReleaseRow]) -> list[tuple[Target, pa.RecordBatch]]:
 def by_service(rows: Sequence[InboxRow]) -> list[tuple[Target, pa.RecordBatch]]:
     """Inbox rows by topic and partition."""
     ordered, spans = _grouped(rows, [(row.service, row.partition) for row in rows])
-    built = _INBOX_FORM.batch(ordered)
+    built = _INBOX_FORM.batch(ordered, **_said([row.said for row in ordered]))
     return [((inbox(service), to), built.slice(at, count)) for (service, to), at, count in spans]
+
+
+def _said(cells: Sequence[Said | None]) -> dict[str, pa.Array]:
+    """The columns of what is said beside the work; nearly always nulls, which are cheaper as whole columns."""
+    fields = [_INBOX.field(name) for name in Said._fields]
+    if not any(cells):
+        return {field.name: pa.nulls(len(cells), field.type) for field in fields}
+    columns = zip(*(cell or Said() for cell in cells), strict=True)
+    return {field.name: pa.array(column, field.type) for field, column in zip(fields, columns, strict=True)}
 
 
 def _grouped(rows: Sequence[Any], keys: list[Any]) -> tuple[list[Any], list[tuple[Any, int, int]]]:

@@ -84,6 +84,7 @@ class Step:
     tries: int = column(I16, 0)  # failed and counted
     losses: int = column(I16, 0)  # ended because the agent was gone
     attempts: int = column(I16, 0)  # given to an agent
+    calls: int = column(I16, 0)  # children that the last one asked for
     cell: str = column(TEXT, "")
     cell_partition: int = column(I32, 0)
     agent: str | None = column(TEXT, None)
@@ -145,6 +146,18 @@ class Request:
     topology: str | None = column(TEXT, None)
     quality_predicted: float | None = column(F32, None)
     duration_predicted_us: int | None = column(I64, None)
+    # of a child: who waits for it (attempt 0: nobody any more), and what was handed out by whom
+    parent_id: bytes | None = column(BYTES, None)
+    parent_step: int = column(I16, -1)
+    parent_attempt: int = column(I16, 0)
+    depth: int = column(I16, 0)
+    giver: str | None = column(TEXT, None)
+    digest: bytes | None = column(BYTES, None)
+    circle: int = column(I16, 0)  # 1: one of those who wait for each other; 2: the one that was reported
+    # what the members share
+    context: bytes | None = column(BYTES, None)
+    context_version: int = column(I64, 0)
+    context_by: bytes | None = column(BYTES, None)  # the call that made this version
     steps: list[Step] = field(default_factory=list)
     ended: bool = False
 
@@ -152,11 +165,12 @@ class Request:
 class State:
     """All of one partition. The heap only says where to look: what is due stands in requests and steps."""
 
-    __slots__ = ("_heap", "_heap_max", "accounts", "dealt", "memory", "partition", "requests")
+    __slots__ = ("_heap", "_heap_max", "accounts", "children", "dealt", "memory", "partition", "requests")
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.requests: dict[bytes, Request] = {}
+        self.children: dict[bytes, list[bytes]] = {}  # in flight, by parent; follows from the requests
         self.memory = Memory()
         self.dealt: dict[str, int] = {}  # by service: attempts sent to its inbox
         self.accounts = Accounts(partition)
@@ -166,6 +180,8 @@ class State:
     def enter(self, request: Request) -> None:
         """The request is in flight, with the steps it was asked with."""
         self.requests[request.common.request_id] = request
+        if request.parent_id is not None:
+            self.children.setdefault(request.parent_id, []).append(request.common.request_id)
         self.accounts.enter(request.common.tenant, request.priority, request.size)
         if request.started:
             self.accounts.begin(request.priority, request.size)
@@ -179,6 +195,11 @@ class State:
     def leave(self, request: Request) -> None:
         """The request has ended."""
         del self.requests[request.common.request_id]
+        if request.parent_id is not None:
+            siblings = self.children[request.parent_id]
+            siblings.remove(request.common.request_id)
+            if not siblings:
+                del self.children[request.parent_id]
         self.accounts.leave(request.common.tenant, request.priority, request.size, request.started)
 
     def wake(self, due: int, request_id: bytes, number: int) -> None:

@@ -92,6 +92,19 @@ CODES: dict[str, Code] = _table(
         "the fleet cannot keep up: work of this priority is shed",
         "wait retry_after_ms, add capacity, or ask with a higher priority",
     ),
+    (
+        "AOS2201",
+        "request",
+        "delegated too deep",
+        "do it yourself: of a caller's request at most four delegations follow one another",
+    ),
+    ("AOS2202", "request", "the attempt has delegated as often as it may", "ask for more in one child"),
+    (
+        "AOS2203",
+        "request",
+        "the same work goes back and forth between agents",
+        "do it, fail, or delegate something smaller",
+    ),
     # 3: attempts and requests that fail
     ("AOS3001", "attempt", "the agent reported a failure", "see message; the attempts are in aos.attempts"),
     ("AOS3002", "attempt", "the attempt timed out", "allow more time, or report progress"),
@@ -104,6 +117,19 @@ CODES: dict[str, Code] = _table(
     ("AOS3010", "attempt", "no alternative had a free slot", "add capacity"),
     ("AOS3011", "attempt", "an answer for an unknown request was ignored", "echo request_id and home"),
     ("AOS3012", "attempt", "the kept result is no longer there", "query aos.requests in SQL"),
+    (
+        "AOS3013",
+        "attempt",
+        "agents waited for each other until the time was up",
+        "give them more capacity, or delegate to agents that do not delegate",
+    ),
+    (
+        "AOS3014",
+        "attempt",
+        "somebody else changed the shared context first",
+        "read the version that came with this answer, then try again from it",
+    ),
+    ("AOS3015", "attempt", "the shared context would be larger than 8 KiB", "keep payloads out of it"),
     # 4: what passes by itself
     ("AOS4002", "transient", "the database does not answer", "none: it is asked again"),
     # 5: settings
@@ -138,6 +164,13 @@ CODES: dict[str, Code] = _table(
         "the server's certificate or our proof of who we are was not accepted",
         "see the sentence; docs/security.md says how certificates and passwords are changed",
     ),
+    (
+        "AOS5012",
+        "settings",
+        "a role in the database has another right than its plan says",
+        "take the right back, or name an administrator of the database; docs/security.md has the plan",
+    ),
+    ("AOS5015", "settings", "the user has no right to that", "`aos topics acls` says who may do what"),
     # 6: the local stack
     ("AOS6001", "stack", "the local stack cannot start", "see the sentence; `aos doctor` tells more"),
     ("AOS6002", "stack", "no running stack was found", "run `aos up` in another terminal"),
@@ -164,13 +197,6 @@ class AosError(Exception):
         self.detail = detail
         self.hint = hint or entry.hint
         super().__init__(f"{code}: {entry.message}" + (f": {detail}" if detail else ""))
-    (
-        "AOS5012",
-        "settings",
-        "a role in the database has another right than its plan says",
-        "take the right back, or name an administrator of the database; docs/security.md has the plan",
-    ),
-    ("AOS5015", "settings", "the user has no right to that", "`aos topics acls` says who may do what"),
 
 
 class RecordError(AosError):

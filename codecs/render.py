@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from aos.codecs import records_edge, records_flow, records_learning
+from aos.codecs import records_calls, records_edge, records_flow, records_learning
 from aos.codecs.errors import CODES
 from aos.codecs.fields import Field, Record
 from aos.codecs.topics import INBOX, TOPICS, Topic
@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 _MADE = "<!-- made by `python -m aos.codecs.render` from codecs/; do not edit -->\n"
 _GROUPS = (
     ("What outsiders send and receive", records_edge),
+    ("What agents at work ask for", records_calls),
     ("On a task's way", records_flow),
     ("What is learned and watched", records_learning),
 )

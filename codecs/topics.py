@@ -62,6 +62,7 @@ TOPICS: dict[str, Topic] = {
         _edge("aos.agents", "registration", "Agents that services offer"),
         _edge("aos.heartbeats", "heartbeat", "Replicas say that they live"),
         _edge("aos.outcomes", "outcome", "What agents answer"),
+        _edge("aos.calls", "call", "What agents at work ask for: child requests, changes of a shared context"),
         _edge("aos.feedback", "feedback", "Callers' verdicts", per_tenant=True),
         _edge(
             "aos.controls", "control", "Orders: cancel, redrive, pause, drain, resume, approve", spread=False

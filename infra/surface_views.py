@@ -37,7 +37,8 @@ SELECT r.requested_at, r.request_id, r.round, r.tenant, r.domain, r.id, r.task_k
     r.budget_usd_micros, r.budget_cpu_us, coalesce(e.status, 'open') AS status,
     coalesce(e.code, r.code) AS code, coalesce(e.message, r.message) AS message, e.score, e.judged,
     e.team AS agents, e.attempts, e.topology, e.quality_predicted, e.duration_predicted_us, e.cost_usd_micros,
-    e.cpu_us, e.tokens, e.latency_us, e.finished_at, e.model_version, e.settings_version, e.degraded, e.rung
+    e.cpu_us, e.tokens, e.latency_us, e.finished_at, e.model_version, e.settings_version, e.degraded, e.rung,
+    r.parent_id, r.depth
 FROM aos_data.request r
 LEFT JOIN aos_data.result e
     ON e.requested_at = r.requested_at AND e.request_id = r.request_id AND e.round = r.round
@@ -58,7 +59,7 @@ LEFT JOIN aos_data.result e
     )
     | _named("attempts", "topology", "quality_predicted", "duration_predicted_us", "cost_usd_micros", "cpu_us")
     | _named("tokens", latency_us="From requested_at to the end [us]", finished_at="Log time at which it ended [UTC]")
-    | _named("model_version", "settings_version", "degraded", "rung"),
+    | _named("model_version", "settings_version", "degraded", "rung", "parent_id", "depth"),
 )  # fmt: skip
 
 STEPS = Meaning(
@@ -295,6 +296,27 @@ FROM counted c JOIN aos_data.setting s ON s.version = c.version AND s.log_offset
     },
 )
 
+OPEN_ALERTS = Meaning(
+    "Alerts that are opened and not cleared, as last said: none at rest",
+    """
+SELECT alert, source, subject, message, evidence, opened_at, seen_at
+FROM (
+    SELECT DISTINCT ON (alert) alert, kind, source, subject, message, evidence, seen_at,
+        (SELECT min(first.seen_at) FROM aos_data.alert first WHERE first.alert = a.alert AND first.kind = 'opened'
+            AND first.seen_at > coalesce((SELECT max(done.seen_at) FROM aos_data.alert done
+                WHERE done.alert = a.alert AND done.kind = 'cleared'), '-infinity')) AS opened_at
+    FROM aos_data.alert a ORDER BY alert, seen_at DESC, kind
+) last
+WHERE kind = 'opened'
+""",
+    ("alert",),
+    _named(
+        "alert", "source", "subject", "message", "evidence",
+        opened_at="When it was opened [UTC]",
+        seen_at="When it was said last [UTC]",
+    ),
+)  # fmt: skip
+
 SQL: dict[str, Meaning] = {
     "requests": _plain("Requests as the ledger first saw them, accepted or refused at the edge", "request"),
     "tasks": TASKS,
@@ -316,8 +338,10 @@ SQL: dict[str, Meaning] = {
     "dead_letters": _plain(
         "Bytes that never became a request, and evidence (body only with store_payloads)", "dead_letter"
     ),
-    "alerts": _plain("What an operator should know", "alert"),
+    "alerts": _plain("What an operator should know: opened, said again, cleared", "alert"),
+    "open_alerts": OPEN_ALERTS,
     "payloads": _plain("Input and output bytes, only with the setting store_payloads", "payload"),
+    "contexts": _plain("What the members of a request shared: each version of it", "context"),
     "unfinished": UNFINISHED,
     "doubled": DOUBLED,
     "places": PLACES,

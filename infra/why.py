@@ -11,11 +11,15 @@ from aos.streams.views import RUNTIME_VERSIONS
 
 TASK = """SELECT * FROM aos.tasks WHERE id = %s OR request_id::text = %s OR replace(request_id::text, '-', '') = %s
 ORDER BY requested_at DESC, round DESC LIMIT 1"""
+CHILDREN = """SELECT request_id, id, status, code, text, agents, cost_usd_micros, latency_us FROM aos.tasks
+WHERE parent_id = %s AND requested_at >= %s ORDER BY requested_at, request_id LIMIT 100"""
+CONTEXTS = """SELECT context_version, step, attempt, agent, context FROM aos.contexts
+WHERE requested_at = %s AND request_id = %s AND round = %s ORDER BY context_version"""
 OF_TASK = "WHERE requested_at = %s AND request_id = %s AND round = %s ORDER BY step, attempt"
 
 
 def explain(url: str, id: str) -> dict[str, Any]:
-    """The task with its decisions and attempts; StackError when nobody knows the id."""
+    """The task with its decisions, attempts, what was handed out and shared; StackError when nobody knows the id."""
     tasks = _ask(url, TASK, id, id, id)
     if not tasks:
         raise StackError(
@@ -27,6 +31,8 @@ def explain(url: str, id: str) -> dict[str, Any]:
         "task": task,
         "decisions": _ask(url, f"SELECT * FROM aos.decisions {OF_TASK}", *key),
         "attempts": _ask(url, f"SELECT * FROM aos.attempts {OF_TASK}", *key),
+        "children": _ask(url, CHILDREN, task["request_id"], task["requested_at"]),
+        "contexts": _ask(url, CONTEXTS, *key),
         "sql": f"SELECT * FROM aos.decisions WHERE request_id = '{task['request_id']}'",
     }
 
@@ -47,8 +53,15 @@ def tell(found: Mapping[str, Any]) -> str:
     lines.append("  " + ", ".join(f"{name} {_short(value)}" for name, value in facts if value is not None))
     if task["message"]:
         lines.append(f"  {task['message']}")
+    if task["parent_id"] is not None:
+        lines.append(f"  delegated from {task['parent_id']}, depth {task['depth']}")
     for decision in found["decisions"]:
         lines += _decision(decision, found["attempts"])
+    lines += [_child(child) for child in found["children"]]
+    lines += [
+        f"context {one['context_version']} by {one['agent']} (step {one['step']}): {one['context'][:200]}"
+        for one in found["contexts"]
+    ]
     lines.append(f"SQL: {found['sql']}")
     return "\n".join(lines)
 
@@ -86,6 +99,18 @@ def _decision(decision: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
     return lines + [
         _attempt(a) for a in attempts if (a["step"], a["attempt"]) == (decision["step"], decision["attempt"])
     ]
+
+
+def _child(child: Mapping[str, Any]) -> str:
+    """A request that an attempt of this one handed out."""
+    step, attempt, call = (*(child["id"] or "").split("/", 3)[1:], "", "", "")[:3]
+    by = f" by {', '.join(child['agents'])}" if child["agents"] else ""
+    code = f" ({child['code']})" if child["code"] else ""
+    cost = f", cost {child['cost_usd_micros']}" if child["cost_usd_micros"] else ""
+    return (
+        f"delegated in step {step}, attempt {attempt}, call {call}: {child['status']}{code}{by}{cost}, "
+        f"`aos why {child['request_id']}`"
+    )
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 Decides who said it (the tenant is the topic's), whether it is in range, and where it belongs.
 
-in: aos.agents, aos.heartbeats, aos.outcomes, aos.feedback[.tenant], aos.controls, aos.observations[.tenant], raw.
-out: aos.fleet (registered, beat, control) at partition 0; aos.ledger (outcome at the home its agent echoes; cancel,
-     redrive at home, or in every partition when home is not given); aos.corrections (feedback, at the request's home);
-     aos.sightings (observations, a case in one partition); aos.dead-letters.
+in: aos.agents, aos.heartbeats, aos.outcomes, aos.calls, aos.feedback[.tenant], aos.controls, aos.observations[.tenant],
+    raw.
+out: aos.fleet (registered, beat, control) at partition 0; aos.ledger (outcome, delegated, shared at the home its agent
+     echoes; cancel, redrive at home, or in every partition when home is not given); aos.corrections (feedback, at the
+     request's home); aos.sightings (observations, a case in one partition); aos.dead-letters.
 key: as said. state: none.
 order: rows of one fetch keep their order; a message read twice gives the same rows, the first counts where they go.
 errors: AOS10xx dead letters with the row's number; an outcome whose payload is too large becomes a failed one, AOS2004.
@@ -26,10 +27,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aos.agents import admission, identity
+from aos.agents import admission, calls, identity
 from aos.codecs import rows as make
 from aos.codecs.columns import array, ints, lengths, valid
 from aos.codecs.fields import I16, I32, ID, TEXT, TIME, Record
+from aos.codecs.records_calls import CALL
 from aos.codecs.records_edge import CONTROL, FEEDBACK, HEARTBEAT, OBSERVATION, OUTCOME, REGISTRATION
 from aos.codecs.topics import DEFAULT_TENANT, base_of
 from aos.streams.dead_letters import DeadLetters
@@ -145,6 +147,34 @@ def _unknown(count: int) -> dict[str, Any]:
         "domain": pa.repeat("", count),
         "round": array(np.zeros(count), I16),
     }
+
+
+def _calls(said: _Said) -> list[Output]:
+    """What agents at work ask for, to the home of the request they work on."""
+    partitions = said.views.partitions["aos.ledger"]
+    said = said.without(calls.check(said.gathered.rows, partitions))
+    rows, count = said.gathered.rows, said.gathered.rows.num_rows
+    if count == 0:
+        return []
+    names = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
+    head = {name: rows[name] for name in names} | {"id": rows["call"]}
+    children = pc.equal(rows["action"], "delegate").to_numpy(zero_copy_only=False)
+    parts: list[pa.RecordBatch] = []
+    kinds = {"delegated": np.flatnonzero(children), "shared": np.flatnonzero(~children)}
+    for kind, where in kinds.items():
+        if not len(where):
+            continue
+        part, at = rows.take(pa.array(where)), said.appended()[where]
+        columns = {name: column.take(pa.array(where)) for name, column in head.items()} | _unknown(len(where))
+        columns["kind"] = pa.repeat(kind, len(where))
+        if kind == "delegated":
+            columns |= calls.delegated(part, at, said.views.settings)
+        else:
+            columns |= {"payload": part["context"], "context_version": part["context_version"]}
+        parts.append(make.from_columns("entry", len(where), columns))
+    order = np.argsort(np.concatenate(list(kinds.values())))  # as they were said
+    ledger = parts[0] if len(parts) == 1 else pa.concat_batches(parts).take(pa.array(order))
+    return _by_partition("aos.ledger", ledger, ints(rows["home"], 0))
 
 
 def _feedback(said: _Said) -> list[Output]:
@@ -277,6 +307,7 @@ _HANDLERS: dict[str, tuple[Record, Callable[[_Said], list[Output]]]] = {
     "aos.agents": (REGISTRATION, _registrations),
     "aos.heartbeats": (HEARTBEAT, _heartbeats),
     "aos.outcomes": (OUTCOME, _outcomes),
+    "aos.calls": (CALL, _calls),
     "aos.feedback": (FEEDBACK, _feedback),
     "aos.controls": (CONTROL, _controls),
     "aos.observations": (OBSERVATION, _observations),

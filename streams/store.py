@@ -98,7 +98,7 @@ def _places(places: list[tuple[int, int]], sizes: list[int]) -> Places:
 
 
 def _ledger(rows: pa.RecordBatch, payloads: bool) -> pa.RecordBatch:
-    """Requested and rejected entries (and answers with a payload, if asked for): one row in four."""
+    """Requested, rejected and context entries (and answers with a payload, if asked for): one row in four."""
     kind = rows.column("kind")
     wanted = pc.is_in(kind, options=_ASKED)
     if payloads:
@@ -111,11 +111,11 @@ def _ledger(rows: pa.RecordBatch, payloads: bool) -> pa.RecordBatch:
     return rows.filter(wanted) if count else rows.slice(0, 0)  # most messages have none or only such rows
 
 
-_ASKED = pc.SetLookupOptions(pa.array(["requested", "rejected"]))
+_ASKED = pc.SetLookupOptions(pa.array(["requested", "rejected", "context"]))
 _LEDGER_COLUMNS = [
     "tenant", "traceparent", "request_id", "requested_at", "home", "domain", "round", "kind", "id", "priority",
     "deadline_at", "budget_usd_micros", "budget_cpu_us", "policy", "task_kind", "steps", "step", "attempt", "agent",
-    "payload", "content_type", "code", "message",
+    "payload", "content_type", "code", "message", "parent_id", "depth", "context_version",
 ]  # fmt: skip
 
 
@@ -140,6 +140,10 @@ def _requests(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
         found.append((TABLES["payload"], _payloads(rows, places)))
         keep = pc.not_equal(kinds, "outcome")
         rows = rows.filter(keep)
+    if rows.column("context_version").null_count < rows.num_rows:  # nobody else has one by now
+        changed = pc.is_valid(rows.column("context_version"))
+        found.append((TABLES["context"], _contexts(rows.filter(changed))))
+        rows = rows.filter(pc.invert(changed))
     if not rows.num_rows:
         return found
     steps = rows.column("steps")
@@ -165,6 +169,11 @@ def _requests(rows: pa.RecordBatch, places: Places, payloads: bool) -> Parts:
         "text": asked,
     }
     return [*found, (TABLES["request"], columns)]
+
+
+def _contexts(rows: pa.RecordBatch) -> Columns:
+    """Versions of contexts; what is no text cannot be one, and the edge lets only JSON in."""
+    return {**_same(rows), "context": rows.column("payload").cast(TEXT)}
 
 
 def _payloads(rows: pa.RecordBatch, places: Places) -> Columns | None:

@@ -20,7 +20,20 @@ LONG = frozenset({"text", "message", "reason", "evidence", "description", "viola
 
 # what stands before a meaning in a record of many kinds
 KINDS = frozenset(
-    {"requested", "cancel", "redrive", "planned", "rejected", "refused", "outcome", "request", "assigned"}
+    {
+        "requested",
+        "cancel",
+        "redrive",
+        "planned",
+        "rejected",
+        "refused",
+        "outcome",
+        "request",
+        "assigned",
+        "delegated",
+        "shared",
+        "context",
+    }
 )
 
 
@@ -101,11 +114,30 @@ REQUEST = Table(
             "What the first step asks, cut at 200 characters unless store_payloads is on",
             long=True,
         ),
-        *of("entry", ["code", "message"]),
+        *of("entry", ["code", "message", "parent_id", "depth"]),
     ),
     _TASK,
     time="requested_at",
     once=("request_id", "round"),
+)
+
+CONTEXT = Table(
+    "context",
+    "What the members of a request shared: each version",
+    (
+        *of("entry", [*_TASK, "context_version", *_WHOSE]),
+        *of(
+            "entry",
+            ["step", "attempt", "agent", "id"],
+            step="Number of the step whose agent changed it",
+            attempt="Number of its attempt",
+            agent="Who changed it",
+            id="The agent's name of the call",
+        ),
+        Column("context", TEXT, "All of it, as JSON", long=True),
+    ),
+    (*_TASK, "context_version"),
+    time="requested_at",
 )
 
 DECISION = Table(
@@ -259,7 +291,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         REQUEST, DECISION, ATTEMPT, RESULT, NOTE, PAYLOAD, AGENT, BELIEF, PATTERN, STRATEGY, DEAD_LETTER, ALERT,
-        SETTING,
+        SETTING, CONTEXT,
     )
 }  # fmt: skip
 

@@ -1,15 +1,17 @@
 """supervise: owns the life of every task; it says when a step starts, is tried again, is done, how a request ends.
 
-in: `aos.ledger` (record entry). out: ready rows to the lanes, releases, inbox rows, results, trails, tasks.
+in: `aos.ledger` (record entry). out: ready rows to the lanes, releases, inbox rows, results, trails, tasks, alerts; to
+    the ledger itself: what agents handed out, versions of the context of their members, a request that runs again.
 key: request_id; partition = home. state: `agents.ledger_state.State`: requests in flight, memory of ended ones.
 order: the log's; what is first counts (`agents.ledger`). duplicates: change nothing, outputs repeat their ids.
-errors: AOS2004 … AOS2006, AOS2101 … AOS2104, AOS3001 … AOS3012 in results and trails.
+errors: AOS2004 … AOS2006, AOS2101 … AOS2104, AOS2201 … AOS2203, AOS3001 … AOS3015 in results, trails and inboxes.
 cost: 68 us a request of 1.2 steps (4.6 rows) in waves of 512 requests, 86 of 128, 244 of 16 (8 messages a wave).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -37,7 +39,7 @@ def step(state: State, batch: Batch, now: int, views: Views, seed: int) -> Step[
     """Fold one message; the seed is not needed: waits vary by the hash of the attempt."""
     turn = Turn(state, now, batch.offset, views.settings, views.secret)
     fold(turn, entries(batch.rows))
-    outputs = list(_outputs(turn))
+    outputs = list(_outputs(turn, batch.rows))
     answers, recalls = _repeats(turn)
     return Step(state, [*outputs, *answers], state.next_due(), recalls=[*recalls, *_redrives(turn)])
 
@@ -74,27 +76,39 @@ def recall(asked: Recall, batches: Sequence[Batch], views: Views) -> Sequence[Ou
     return [_answer(kept, asked.partition, payload)]
 
 
-def _outputs(turn: Turn) -> Iterable[Output]:
-    """The turn's rows as record batches, each where it belongs."""
+def _outputs(turn: Turn, rows: pa.RecordBatch) -> Iterable[Output]:
+    """The turn's rows as record batches, each where it belongs; `rows` are those it folded."""
     home = turn.state.partition
     if turn.ready:
-        for (topic, partition), rows in ledger_rows.by_lane(turn.ready):
-            yield Output(topic, rows, partition)
+        for (topic, partition), said in ledger_rows.by_lane(turn.ready):
+            yield Output(topic, said, partition)
     if turn.inbox:
-        for (topic, partition), rows in ledger_rows.by_service(turn.inbox):
-            yield Output(topic, rows, partition)
+        for (topic, partition), said in ledger_rows.by_service(turn.inbox):
+            yield Output(topic, said, partition)
     if turn.releases:
-        for (topic, partition), rows in ledger_rows.by_cell(turn.releases):
-            yield Output(topic, rows, partition)
+        for (topic, partition), said in ledger_rows.by_cell(turn.releases):
+            yield Output(topic, said, partition)
     if turn.results:
         results, kept = ledger_rows.by_tenant(turn.results)
         turn.state.memory.add(kept)
-        for topic, rows in results:
-            yield Output(topic, rows, home)
+        for topic, said in results:
+            yield Output(topic, said, home)
     if turn.trails:
         yield Output("aos.trails", ledger_rows.trail_rows(turn.trails), home)
     if turn.tasks:
         yield Output("aos.tasks", ledger_rows.task_rows(turn.tasks), home)
+    if turn.entries:
+        yield Output("aos.ledger", _entries(turn.entries, rows), home)
+    if turn.alerts:
+        yield Output("aos.alerts", from_dicts("alert", turn.alerts))
+
+
+def _entries(said: Sequence[dict[str, Any]], rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows for the ledger itself; `steps` is the number of the row whose steps they take over."""
+    taken = pa.array([entry.get("steps") for entry in said], pa.int64())
+    made = from_dicts("entry", [{name: one[name] for name in one if name != "steps"} for one in said])
+    place = made.schema.get_field_index("steps")
+    return made.set_column(place, made.schema.field(place), rows.column("steps").take(taken))
 
 
 def _repeats(turn: Turn) -> tuple[list[Output], list[Recall]]:

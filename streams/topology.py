@@ -59,7 +59,9 @@ COMPOSE = Processor(
 SUPERVISE = Processor(
     "supervise", Law.FOLD,
     reads=("aos.ledger",),
-    writes=(*LANES, "aos.releases", "aos.inbox", "aos.results", "aos.trails", "aos.tasks"),
+    writes=(
+        *LANES, "aos.releases", "aos.inbox", "aos.results", "aos.trails", "aos.tasks", "aos.ledger", "aos.alerts",
+    ),
     initial=supervise.initial, step=supervise.step, dump=supervise.dump, load=supervise.load,
     recall=supervise.recall, tick=supervise.tick,
 )  # fmt: skip

@@ -38,8 +38,6 @@ SPEAKS = {
 }
 # codes that a test causes without naming them, and the test
 CAUSED = {
-    "AOS3004": "tests/unit/test_supervise.py::"
-    "test_a_cancelled_request_ends_once_and_a_cancel_of_an_unknown_or_ended_one_is_ignored",
     "AOS5004": "tests/stack/test_shell_parts.py::test_topics_are_made_once_and_verified",
     "AOS6001": "tests/unit/test_local_errors.py::test_disk_full",
 }

@@ -60,6 +60,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             self._queues[number] = asyncio.Queue()
             self._group_of.update(dict.fromkeys(group.agents, number))
         self._running: dict[str, asyncio.Task[dict[str, Any] | None]] = {}
+        self._desks: dict[bytes, list[Desk]] = {}  # by token; work that is read again has another desk
+        self._calls: Outbox | None = None
         self._busy = 0
         self._pool = self._make_pool()
 
@@ -112,6 +114,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         finally:
             await self._outcomes.close()
             await self._beats.close()
+            if self._calls is not None:
+                await self._calls.close()
             await consumer.stop()
             await producer.stop()
             if self._pool is not None:
@@ -170,10 +174,35 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if kind == "cancel":
                 self._cancel(work.idempotency_key)
             elif work.agent in self._group_of and work.seconds_left > 0:
-                items.append(Item(work, at))
+                items.append(Item(self._with_desk(work), at))
         self._offsets.read(at, len(items))
         for item in items:
             self._queues[self._group_of[item.work.agent]].put_nowait(item)
+        for note in notes(batch):
+            for desk in self._desks.get(note.token, ()):  # nobody: it was answered, or withdrawn
+                desk.take(note)
+
+    def _with_desk(self, work: Work) -> Work:
+        """The work with the ways back to the service; what runs in a process of its own has none."""
+        if self._service.groups[self._group_of[work.agent]].process:
+            return work
+        seconds = max(work.expires - time.time(), 0.001)
+        desk = Desk(self._call_out, seconds, work.deadline, work.first_context, work.first_version)
+        self._desks.setdefault(work.echo["token"], []).append(desk)
+        return replace(work, report=self._report, desk=desk)
+
+    async def _call_out(self, row: dict[str, Any]) -> None:
+        if self._calls is None:
+            self._calls = self._outbox(self._producer, "aos.calls")
+        await self._calls.put(row)
+
+    def _done(self, item: Item) -> None:
+        """The piece of work needs nothing more."""
+        token = item.work.echo["token"]
+        desks = [desk for desk in self._desks.pop(token, ()) if desk is not item.work.desk]
+        if desks:
+            self._desks[token] = desks
+        self._offsets.answered(item.at)
 
     def _cancel(self, key: str) -> None:
         """Cancel a running attempt, or forget one that waits."""
@@ -184,7 +213,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         for queue in self._queues.values():
             for item in _drain(queue):
                 if item.work.idempotency_key == key:
-                    self._offsets.answered(item.at)
+                    self._done(item)
                 else:
                     queue.put_nowait(item)
 
@@ -232,12 +261,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             task.cancel()
             self._busy -= 1
             self._running.pop(key, None)
-            self._offsets.answered(item.at)
+            self._done(item)
 
     async def _attempt(self, group: Group, work: Work) -> dict[str, Any] | None:
         """Run the handler within the attempt's time; every error becomes a failed outcome."""
         try:
-            async with asyncio.timeout(max(work.seconds_left, 0.001)):
+            async with asyncio.timeout(max(work.seconds_left, 0.001)) as clock:
+                if work.desk is not None:
+                    work.desk.start(clock)
                 value = await self._call(group, work)
             return answered(work, to_answer(value), self._service.replica)
         except Exception as error:
@@ -246,7 +277,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _call(self, group: Group, work: Work) -> Any:
         if not group.process:
-            value = group.handler(replace(work, report=self._report))
+            value = group.handler(work)
             return await value if asyncio.iscoroutine(value) else value
         loop = asyncio.get_running_loop()
         try:
@@ -263,7 +294,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         await asyncio.gather(*(self._outcomes.put(row) for row in rows))
         self._busy -= len(items)
         for item in items:
-            self._offsets.answered(item.at)
+            self._done(item)
 
     async def _attempts(self, group: Group, batch: list[Work]) -> list[dict[str, Any]]:
         replica = self._service.replica
@@ -284,6 +315,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _report(self, work: Work, share: float) -> None:
         await self._outcomes.put(outcome(work, "progress", progress=share, replica=self._service.replica))
+        if work.desk is not None:
+            work.desk.again()
 
     async def _finish(self, workers: list[asyncio.Task[None]], loops: set[asyncio.Task[Any]]) -> None:
         """Say goodbye, let what is at hand end within the grace time, then cancel."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
+from aos.agents.sdk.desk import Delegated, Desk, Refuse
 from aos.codecs import rows
 
 ECHOED = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
@@ -49,6 +50,9 @@ class Work:
     budget_cpu_us: int | None
     echo: Mapping[str, Any] = field(repr=False, default_factory=dict)
     report: Callable[[Work, float], Awaitable[None]] | None = field(repr=False, default=None)
+    desk: Desk | None = field(repr=False, default=None)
+    first_context: bytes | None = field(repr=False, default=None)
+    first_version: int = 0
 
     @property
     def idempotency_key(self) -> str:
@@ -73,9 +77,64 @@ class Work:
             raise RuntimeError("progress can only be reported from the service's own process")
         await self.report(self, share)
 
+    async def delegate(
+        self,
+        text: str | None = None,
+        *,
+        payload: bytes | None = None,
+        content_type: str | None = None,
+        task_kind: str | None = None,
+        require: Sequence[str] = (),
+        pin: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        deadline: float | None = None,
+        budget: int | None = None,
+        name: str | None = None,
+    ) -> Delegated:
+        """Hand out a part of the work as a request of its own, and wait for what it finds.
+
+        The child has this request's tenant, domain and priority, at most its deadline (`deadline`: local clock
+        seconds; one attempt's time when None) and at most what is left of its budget (`budget`: millionths of a US
+        dollar; all of it when None). Raises DelegationFailed when it does not end ok. Time spent waiting is not this
+        attempt's.
+        `name`: of the call, at most 64 bytes; calls are numbered in order when None, so that a handler that runs
+        again after a crash gets the same children.
+        """
+        columns = {
+            "text": text, "payload": payload, "content_type": content_type, "task_kind": task_kind,
+            "require": list(require), "pin": list(pin), "exclude": list(exclude), "budget_usd_micros": budget,
+            "deadline_ms": None if deadline is None else max(1, round((deadline - time.time()) * 1000)),
+        }  # fmt: skip
+        return await self._desk().delegate(self.echo, name, columns)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What the members of this request share, as last heard; a copy."""
+        found: dict[str, Any] = (
+            json.loads(self.first_context or b"{}") if self.desk is None else self.desk.context
+        )
+        return found
+
+    @property
+    def context_version(self) -> int:
+        """Version of `context`; 0 before anybody changed it."""
+        return self.first_version if self.desk is None else self.desk.version
+
+    async def update_context(
+        self, changes: Mapping[str, Any], version: int | None = None, *, name: str | None = None
+    ) -> int:
+        """Set keys of the shared context (None takes a key away) if it is at `version` (None: the last heard of);
+        the new version. Raises ContextConflict when somebody changed it first, or it would be larger than 8 KiB."""
+        return await self._desk().share(self.echo, changes, version, name)
+
+    def _desk(self) -> Desk:
+        if self.desk is None:
+            raise RuntimeError("calls can only be made from the service's own process")
+        return self.desk
+
     def plain(self) -> Work:
         """The same without the way back to the service, to be sent to a process."""
-        return replace(self, report=None)
+        return replace(self, report=None, desk=None)
 
 
 @dataclass(frozen=True)
@@ -89,15 +148,6 @@ class Answer:
     cpu_us: int | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
-
-
-class Refuse(Exception):
-    """Raised by an agent that cannot do it: `retryable` says whether another attempt may succeed."""
-
-    def __init__(self, message: str, *, code: str = "AOS3001", retryable: bool = True) -> None:
-        super().__init__(message)
-        self.code = code
-        self.retryable = retryable
 
 
 def to_answer(value: Any) -> Answer:
@@ -117,6 +167,8 @@ def works(batch: pa.RecordBatch, appended_at: float) -> list[tuple[str, Work]]:
     """The rows of an inbox message as (kind, Work). `appended_at`: seconds, when the broker took the message."""
     found = []
     for row in batch.to_pylist():
+        if row["kind"] not in ("work", "cancel"):
+            continue  # see `desk.notes`
         deadline = row["deadline_at"].timestamp() if row["deadline_at"] else None
         work = Work(
             request_id=row["request_id"],
@@ -135,6 +187,8 @@ def works(batch: pa.RecordBatch, appended_at: float) -> list[tuple[str, Work]]:
             budget_usd_micros=row["budget_usd_micros"],
             budget_cpu_us=row["budget_cpu_us"],
             echo={name: row[name] for name in ECHOED},
+            first_context=row["context"],
+            first_version=row["context_version"] or 0,
         )
         found.append((row["kind"], work))
     return found

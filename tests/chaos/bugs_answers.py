@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aos.agents import identity, ledger, ledger_life
+from aos.agents import identity, ledger, ledger_doubt, ledger_life
 from tests.chaos.planting import bug
 
 
@@ -17,19 +17,19 @@ def supervise_believes_forged() -> None:
 @bug("supervise", "I1", "I5", faults="26")
 def supervise_believes_late() -> None:
     """An answer counts when the attempt's time is over, too."""
-    real = ledger._doubt
+    real = ledger.doubt
 
     def doubt(turn: Any, request: Any, step: Any, row: Any) -> str | None:
         code = real(turn, request, step, row)
         return None if code == "AOS3005" and request is not None and step is not None else code
 
-    ledger._doubt = doubt
+    ledger.doubt = doubt
 
 
 @bug("supervise", "I5", faults="26")
 def supervise_forgets_ignored() -> None:
     """Answers that do not count leave no trail."""
-    code: Any = ledger
+    code: Any = ledger_doubt
     code.say_ignored = lambda *given: None
 
 

@@ -22,8 +22,8 @@ from tests.fuzz.targets import Corpus
 
 ARROW = {"content-type": b"application/vnd.apache.arrow.stream"}
 EDGES = (
-    "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.feedback.acme", "aos.controls",
-    "aos.observations",
+    "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.calls", "aos.feedback", "aos.feedback.acme",
+    "aos.controls", "aos.observations",
 )  # fmt: skip
 INNER = (
     "aos.ledger", "aos.tasks", "aos.matches", "aos.ready.p2", "aos.releases", "aos.trails", "aos.fleet",

@@ -29,14 +29,14 @@ INNER = ("aos.tasks", "aos.ledger", "aos.corrections", "aos.sightings", "aos.fle
 VIEWS = Views(settings=Settings(tenants=TENANTS), partitions=dict.fromkeys(INNER, 1))
 REQUESTS = ("aos.requests", "aos.requests.acme", "aos.requests.nobody")
 SAID = (
-    "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.feedback.acme", "aos.feedback.nobody",
-    "aos.controls", "aos.observations", "aos.observations.acme",
+    "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.calls", "aos.feedback", "aos.feedback.acme",
+    "aos.feedback.nobody", "aos.controls", "aos.observations", "aos.observations.acme",
 )  # fmt: skip
 # where the rows of a topic end
 GOES = {
     "aos.requests": "aos.ledger", "aos.agents": "aos.fleet", "aos.heartbeats": "aos.fleet",
-    "aos.outcomes": "aos.ledger", "aos.controls": "aos.ledger", "aos.feedback": "aos.corrections",
-    "aos.observations": "aos.sightings",
+    "aos.outcomes": "aos.ledger", "aos.calls": "aos.ledger", "aos.controls": "aos.ledger",
+    "aos.feedback": "aos.corrections", "aos.observations": "aos.sightings",
 }  # fmt: skip
 FURTHER = re.compile(r"; (\d+) further rows of this message are bad too")
 RANGES = {"priority": (0, 3), "score": (0, 1), "progress": (0, 1), "home": (0, 0), "capacity": (1, 100_000)}

@@ -41,12 +41,14 @@ class Habits:
     twice: float = 0.05
     forged: float = 0.05
     progress: float = 0.05
+    delegates: float = 0.08
+    shares: float = 0.06
     deaf_to_cancel: float = 0.5
     away: float = 0.15  # tenfold chance a beat that the replica is stuck for so long that it counts as gone
     work_us: tuple[int, int] = (1_000, 400_000)
 
 
-GOOD = Habits(0, 0, 0, 0, 0, 0, 0, 1, 0)
+GOOD = Habits(0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0)
 
 
 def encoded(topic: str, rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[str, bytes]]:
@@ -68,6 +70,7 @@ class Service:
     def __post_init__(self) -> None:
         self._positions: dict[int, int] = {}
         self._waiting: list[tuple[int, int, Attempt, dict[str, Any]]] = []
+        self._held: dict[Attempt, list[tuple[int, dict[str, Any]]]] = {}  # answers that wait for a child
         self._number = 0
         self._beats: dict[int, int] = {}
         self._registered = False
@@ -133,14 +136,49 @@ class Service:
     def _take(self, world: World, row: dict[str, Any]) -> None:
         key = (row["request_id"], row["round"], row["step"], row["attempt"])
         if row["kind"] == "cancel":
+            self._held.pop(key, None)
             if not world.chance(self.habits.deaf_to_cancel):
                 self._waiting = [item for item in self._waiting if item[2] != key]
                 heapq.heapify(self._waiting)
             return
+        if row["kind"] == "result":
+            self._wait(key, [(world.clock + 1, answer) for _, answer in self._held.pop(key, [])])
+        if row["kind"] != "work":
+            return
         self.worked[key] = self.worked.get(key, 0) + 1
-        for at, answer in self._plan(world, row):
+        answers = self._plan(world, row)
+        calls = self._calls(world, row)
+        if any(call["action"] == "delegate" and call["token"] == row["token"] for call in calls):
+            self._held[key], answers = answers, []
+        self._wait(key, [*((world.clock + 1, call) for call in calls), *answers])
+
+    def _wait(self, key: Attempt, answers: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        for at, answer in answers:
             self._number += 1
             heapq.heappush(self._waiting, (at, self._number, key, answer))
+
+    def _calls(self, world: World, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the agent asks for while it is at work: a child, a change of the context; some of it forged or twice."""
+        chance, random = world.chance, world.random
+        echo = {n: row[n] for n in ("request_id", "home", "step", "attempt", "agent", "epoch", "token")}
+        calls = []
+        if chance(self.habits.delegates):
+            calls.append(echo | {
+                "action": "delegate", "call": "part", "require": [random.choice(("draw", "write", "count", "magic"))],
+                "text": row["text"] if chance(0.2) else f"part {random.randrange(1000)} of it",
+                "budget_usd_micros": 10 if chance(0.3) else None, "deadline_ms": 5_000 if chance(0.5) else None,
+            })  # fmt: skip
+        if chance(self.habits.shares):
+            version = (row["context_version"] or 0) - chance(0.2)
+            calls.append(echo | {
+                "action": "share", "call": "note", "context": f'{{"{row["agent"]}": {row["attempt"]}}}'.encode(),
+                "context_version": max(0, version),
+            })  # fmt: skip
+        if calls and chance(self.habits.twice):
+            calls.append(calls[0])
+        if calls and chance(self.habits.forged):
+            calls.append(calls[0] | {"token": bytes(16), "call": "forged"})
+        return calls
 
     def _plan(self, world: World, row: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
         """What will be answered to an assignment, and when."""
@@ -184,8 +222,12 @@ class Service:
         due = []
         while self._waiting and self._waiting[0][0] <= world.clock:
             due.append(heapq.heappop(self._waiting)[3])
-        if due:
-            world.send("aos.outcomes", *encoded("aos.outcomes", due))
+        for topic, rows in (
+            ("aos.calls", [row for row in due if "action" in row]),
+            ("aos.outcomes", [row for row in due if "action" not in row]),
+        ):
+            if rows:
+                world.send(topic, *encoded(topic, rows))
         return bool(due)
 
 

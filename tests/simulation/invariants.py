@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aos.agents import identity
@@ -12,11 +12,11 @@ from aos.streams.processor import Batch, Law, Processor, Views
 from aos.streams.simulate import Simulation
 from aos.streams.simulated_log import World
 from aos.streams.simulated_loop import SECRET, stored
+from tests.simulation import families
 from tests.simulation.agents import FORGED
+from tests.simulation.logs import LARGE, children, frozen, grouped, key_of, results, said
 from tests.simulation.scene import Scene
 
-Row = dict[str, Any]
-LARGE = ("embedding", "surface", "alternatives", "candidates", "filtered")
 STATUSES = ("ok", "failed", "rejected", "expired", "cancelled")
 
 
@@ -31,48 +31,18 @@ def check(scene: Scene) -> None:
             raise
 
 
-def frozen(value: Any) -> Hashable:
-    """A row as something that can stand in a set."""
-    if isinstance(value, dict):
-        return tuple((name, frozen(part)) for name, part in value.items())
-    if isinstance(value, list):
-        return tuple(map(frozen, value))
-    return value.tobytes() if hasattr(value, "tobytes") else value  # type: ignore[no-any-return]
-
-
-def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], dict[Hashable, Row]]:
-    """Distinct rows by key: a row said twice in the same words counts once."""
-    found: dict[tuple[Any, ...], dict[Hashable, Row]] = defaultdict(dict)
-    for row in rows:
-        found[tuple(row[name] for name in names)][frozen(row)] = row
-    return found
-
-
-def key_of(row: Row) -> tuple[bytes, int, int, int]:
-    """The attempt a row is about."""
-    return row["request_id"], row["round"], row["step"], row["attempt"]
-
-
-def said(world: World, topic: str) -> list[Row]:
-    """Every row of a topic, without the tensors and lists that no law is about."""
-    return world.rows(topic, LARGE)
-
-
-def results(world: World) -> list[Row]:
-    """Every result of every tenant."""
-    return [
-        {**row, "topic": topic}
-        for topic in (tenant_topic("aos.results", tenant) for tenant in world.settings.tenants)
-        for row in said(world, topic)
-    ]
-
-
 def one_result_a_round(scene: Scene) -> None:
     """every request has exactly one distinct result a round, on its tenant's topic, and nobody else has one"""
     world, sent = scene.simulation.world, scene.client.sent
     ends = results(world)
     first = grouped((row for row in ends if not row["repeated"]), "request_id", "round")
+    handed_out = children(world)
     for (request_id, round), rows in first.items():
+        if request_id in handed_out:
+            (row,) = rows.values()
+            assert row["topic"] == tenant_topic("aos.results", handed_out[request_id]["tenant"])
+            assert (row["status"], round) in {(status, 0) for status in STATUSES}
+            continue
         assert request_id in sent, f"a result for nobody: {rows}"
         assert len(rows) == 1, (
             f"{len(rows)} results of {request_id.hex()} round {round}: {list(rows.values())}"
@@ -87,7 +57,11 @@ def one_result_a_round(scene: Scene) -> None:
         rounds[request_id].append(round)
     missing = [request_id.hex() for request_id in sent if request_id not in rounds]
     assert not missing, f"no result of {missing}"
+    unanswered = [request_id.hex() for request_id in handed_out if request_id not in rounds]
+    assert not unanswered, f"no result of the children {unanswered}"
     for request_id, numbers in rounds.items():
+        if request_id in handed_out:
+            continue
         assert sorted(numbers) == list(range(len(numbers)))
         assert len(numbers) <= 1 + sent[request_id].redriven
     for row in ends:
@@ -268,6 +242,7 @@ def views_agree(scene: Scene) -> None:
 
 LAWS = (
     one_result_a_round,
+    *families.LAWS,
     assignments_balance_releases,
     no_slot_is_leaked,
     decisions_come_first,

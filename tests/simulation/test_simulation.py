@@ -13,7 +13,8 @@ import pytest
 from aos.streams.processor import Output
 from aos.streams.simulated_log import CALM, Chances
 from tests.simulation.agents import GOOD
-from tests.simulation.invariants import check, results
+from tests.simulation.invariants import check
+from tests.simulation.logs import children, results
 from tests.simulation.scene import Scene, scene
 
 STORM = Chances(kill=0.03, move=0.03, rewind=0.02, late=0.6, commit=0.15, snapshot=0.1, view_lag=0.8)
@@ -47,6 +48,7 @@ def test_nothing_is_lost_twice_or_forged_in_many_worlds(seed: int) -> None:
 def test_the_worlds_are_not_all_sunshine() -> None:
     """What is simulated must happen: every end of a request and of an attempt, repeats, redrives, patterns."""
     wanted = {"ok", "failed", "rejected", "cancelled", "round 1", "repeated", "refused", "attempt timeout"}
+    wanted |= {"delegated", "shared", "context", "child ok", "child rejected", "child cancelled"}
     wanted |= {"attempt ok", "attempt failed", "attempt cancelled", "attempt ignored", "aos.patterns"}
     ends: Counter[str] = Counter()
     for seed in range(2, 8):  # rare things are rare: as many worlds as it takes, within reason
@@ -58,6 +60,8 @@ def test_the_worlds_are_not_all_sunshine() -> None:
         ends.update("repeated" for row in results(log) if row["repeated"])
         ends.update(f"attempt {row['status']}" for row in log.rows("aos.trails") if row["kind"] != "request")
         ends.update(row["kind"] for row in log.rows("aos.ledger"))
+        handed_out = children(log)
+        ends.update(f"child {row['status']}" for row in results(log) if row["request_id"] in handed_out)
         ends.update(topic for topic in log.topics() if topic in ("aos.patterns", "aos.strategies"))
         if wanted <= set(ends):
             return

@@ -148,6 +148,10 @@ SAMPLES = [
         "request_id": bytes(16), "home": 1, "step": 0, "attempt": 1, "agent": form, "epoch": 0, "token": bytes(16),
         "status": "ok"}, "aos.ledger", "agent",
         {"request_id": ID, "home": I32, "step": I16, "attempt": I16, "epoch": I64, "token": ID}),
+    Sample("aos.calls", lambda form: {
+        "action": "delegate", "call": form, "request_id": bytes(16), "home": 1, "step": 0, "attempt": 1, "agent": "a",
+        "epoch": 0, "token": bytes(16), "text": "a part"}, "aos.ledger", "id",
+        {"request_id": ID, "home": I32, "step": I16, "attempt": I16, "epoch": I64, "token": ID}),
     Sample("aos.feedback", lambda form: {"id": form, "score": 0.5}, "aos.corrections", "id", {"score": pa.float32()}),
     Sample("aos.controls", lambda form: {"action": "pause", "agent": form}, "aos.fleet", "agent", {}),
     Sample("aos.observations", lambda form: {"case": form, "activity": "looked", "time": NOW}, "aos.sightings",

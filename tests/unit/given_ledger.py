@@ -47,7 +47,8 @@ def asked(name: str = "only", **said: Any) -> Row:
 
 def requested(number: int = 1, *steps: Row, **said: Any) -> Row:
     """A request with these steps, or with one."""
-    return row("requested", number, id=f"job-{number}", priority=1, steps=list(steps) or [asked()], **said)
+    plain = {"id": f"job-{number}", "priority": 1, "steps": list(steps) or [asked()]}
+    return row("requested", number, **(plain | said))
 
 
 def candidate(agent: str, cell: str = "a", **said: Any) -> Row:

@@ -17,7 +17,9 @@ from aos.streams.processor import Raw, Step
 from tests.unit import strategies
 from tests.unit.given_edges import AT, DAY, arrow, outputs_of, plain, raw, rows_of, run, shown, views
 
-TOPICS = ("aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.controls", "aos.observations")
+TOPICS = (
+    "aos.agents", "aos.heartbeats", "aos.outcomes", "aos.feedback", "aos.controls", "aos.observations", "aos.calls",
+)  # fmt: skip
 REGISTRATION: dict[str, Any] = {"service": "zip", "agent": "zip-1", "capabilities": ["zip"]}
 HEARTBEAT: dict[str, Any] = {"service": "zip", "replica": "host-1"}
 OUTCOME: dict[str, Any] = {"request_id": "00" * 16, "home": 0, "step": 0, "attempt": 1, "agent": "zip-1", "epoch": 3,
@@ -25,8 +27,16 @@ OUTCOME: dict[str, Any] = {"request_id": "00" * 16, "home": 0, "step": 0, "attem
 FEEDBACK: dict[str, Any] = {"id": "order-1", "score": 0.5}
 CONTROL: dict[str, Any] = {"action": "cancel", "id": "order-1"}
 OBSERVATION: dict[str, Any] = {"case": "c", "activity": "a", "time": AT // 1000 - 5}
+CALL: dict[str, Any] = {"action": "delegate", "call": "0", "request_id": "00" * 16, "home": 0, "step": 0, "attempt": 1,
+        "agent": "zip-1", "epoch": 3, "token": "11" * 16, "text": "a part"}  # fmt: skip
+SHARE: dict[str, Any] = CALL | {
+    "action": "share",
+    "text": None,
+    "context": '{"goal":"short"}',
+    "context_version": 2,
+}
 GOOD: dict[str, dict[str, Any]] = dict(
-    zip(TOPICS, (REGISTRATION, HEARTBEAT, OUTCOME, FEEDBACK, CONTROL, OBSERVATION), strict=True)
+    zip(TOPICS, (REGISTRATION, HEARTBEAT, OUTCOME, FEEDBACK, CONTROL, OBSERVATION, CALL), strict=True)
 )
 
 
@@ -201,6 +211,21 @@ def test_times_of_observations_are_clamped(given: int, kept: int) -> None:
         ("aos.observations", {"time": "9999-01-01T00:00:00Z"}, "AOS1012"),
         ("aos.observations", {"time": -1}, "AOS1012"),
         ("aos.observations", {"score": 3}, "AOS1014"),
+        ("aos.calls", {"action": "hope"}, "AOS1014"),
+        ("aos.calls", {"call": ""}, "AOS1014"),
+        ("aos.calls", {"call": "c" * 65}, "AOS1014"),
+        ("aos.calls", {"home": 4}, "AOS1014"),
+        ("aos.calls", {"attempt": 0}, "AOS1014"),
+        ("aos.calls", {"token": None}, "AOS1004"),
+        ("aos.calls", {"action": "share"}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": "[1]"}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": '{"a": NaN}'}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": "{"}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": '{"a": 1e999}'}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": '{"a":' + "[" * 40 + "]" * 40 + "}"}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": '{"a":' + "[" * 8000}, "AOS1014"),
+        ("aos.calls", SHARE | {"context": '{"a":"' + "x" * 8192 + '"}'}, "AOS1014"),
+        ("aos.calls", SHARE | {"context_version": -1}, "AOS1014"),
     ],
 )
 def test_what_is_out_of_range_is_a_dead_letter_and_its_neighbours_go_on(
@@ -280,3 +305,53 @@ def test_any_split_of_a_fetch_gives_the_same_rows(topic: str) -> None:
 def test_every_column_of_a_registration_reaches_the_fleet() -> None:
     fleet = {field.name for field in RECORDS["fleet-entry"].fields}
     assert {field.name for field in RECORDS["registration"].fields} <= fleet
+
+
+def test_a_child_that_is_asked_for_goes_to_its_parents_home_as_one_step_with_all_that_match_needs() -> None:
+    columns = {
+        "home": 2,
+        "require": ["sum"],
+        "task_kind": "adding",
+        "deadline_ms": 5_000,
+        "budget_usd_micros": 9,
+    }
+    (row,) = rows_of(said("aos.calls", CALL | columns), "aos.ledger")
+    assert (row["kind"], row["home"], row["id"], row["attempt"], row["token"]) == (
+        "delegated", 2, "0", 1, bytes.fromhex("11" * 16),
+    )  # fmt: skip
+    assert (micros(row["deadline_at"]), row["budget_usd_micros"], row["task_kind"]) == (
+        AT + 5_000_000,
+        9,
+        "adding",
+    )
+    (step,) = row["steps"]
+    assert (step["text"], step["require"], step["after"], step["judges"]) == ("a part", ["sum"], [], -1)
+    assert sum(value * value for value in step["embedding"]) == pytest.approx(1, abs=1e-2)
+    assert (row["code"], row["tenant"]) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"text": None}, "AOS2009"),
+        ({"text": "x" * 40_000}, "AOS2004"),
+        ({"deadline_ms": 0}, "AOS2010"),
+        ({"budget_usd_micros": -1}, "AOS2010"),
+        ({"require": ["c"] * 63}, "AOS2010"),
+    ],
+)
+def test_a_child_that_cannot_be_is_no_dead_letter_because_its_agent_waits(
+    change: dict[str, Any], code: str
+) -> None:
+    (row,) = rows_of(said("aos.calls", CALL | change), "aos.ledger")
+    assert (row["kind"], row["code"], row["steps"]) == ("delegated", code, None)
+    assert row["message"]
+
+
+def test_calls_of_both_kinds_keep_their_order() -> None:
+    found = rows_of(
+        said("aos.calls", SHARE, CALL, SHARE | {"call": "1"}, CALL | {"text": None}), "aos.ledger"
+    )
+    assert [row["kind"] for row in found] == ["shared", "delegated", "shared", "delegated"]
+    assert [(row["payload"], row["context_version"]) for row in found[::2]] == [(b'{"goal":"short"}', 2)] * 2
+    assert [row["code"] for row in found[1::2]] == [None, "AOS2009"]
