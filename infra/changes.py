@@ -9,7 +9,6 @@ a message that the producer sent twice has a version that is already taken.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
 import time
@@ -18,19 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
-
-from aos.codecs.errors import SettingsError, StackError
+from aos.codecs.errors import SettingsError
 from aos.codecs.rows import from_dicts
 from aos.codecs.settings import LIVE, NUMBERS, QUOTAS, Settings, accepted, check_quota
-from aos.infra.security.connections import clients
+from aos.infra.logs import append, whole
 from aos.infra.settings import convert
 from aos.streams.live import TOPIC, RuntimeSettings
 from aos.streams.shell.codec import WireCodec
 
 TRIES_MAX = 16  # changes that may come second before it is given up; each time somebody else's counted
-ANSWER_S = 30.0  # for the broker
 Place = tuple[str, str]  # name, tenant (empty: for all)
 
 
@@ -139,23 +134,9 @@ def going_back(version: int) -> Callable[[History], list[Wanted]]:
 async def read(settings: Settings) -> History:
     """The whole history. StackError when the broker does not answer."""
     history, codec = History(), WireCodec()
-    place = TopicPartition(settings.prefix + TOPIC, 0)
-    consumer = AIOKafkaConsumer(**clients(settings), enable_auto_commit=False)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await consumer.start()
-            consumer.assign([place])
-            await consumer.seek_to_beginning(place)
-            end = (await consumer.end_offsets([place]))[place]
-            while await consumer.position(place) < end:
-                for record in (await consumer.getmany(place, timeout_ms=500)).get(place, ()):
-                    if record.value is not None:
-                        rows = codec.decode(TOPIC, record.value, dict(record.headers))
-                        history.add(record.key or b"", rows)
-    except (KafkaError, TimeoutError) as error:
-        raise StackError(f"the broker does not answer: {error!r}", "start it", "AOS6002") from error
-    finally:
-        await consumer.stop()
+    for record in await whole(settings, TOPIC):
+        if record.value is not None:
+            history.add(record.key or b"", codec.decode(TOPIC, record.value, dict(record.headers)))
     return history
 
 
@@ -187,18 +168,6 @@ def _rows(wanted: Sequence[Wanted], version: int, id: bytes, by: str | None, rea
 
 
 async def _append(settings: Settings, rows: Any) -> None:
-    value, headers = WireCodec().encode(TOPIC, rows)
     first = rows.slice(0, 1).to_pylist()[0]
-    producer = AIOKafkaProducer(**clients(settings), acks="all", enable_idempotence=True)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await producer.start()
-            await producer.send_and_wait(
-                settings.prefix + TOPIC, value, f"{first['version']}/{first['change'].hex()}".encode(),
-                partition=0, headers=list(headers.items()),
-            )  # fmt: skip
-    except (KafkaError, TimeoutError) as error:
-        hint = "`aos config history` says whether the change counts"
-        raise StackError(f"the broker did not acknowledge the change: {error!r}", hint, "AOS6002") from error
-    finally:
-        await producer.stop()
+    key = f"{first['version']}/{first['change'].hex()}".encode()
+    await append(settings, TOPIC, rows, key, "`aos config history` says whether the change counts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -12,9 +12,15 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DescribeGroupsRequest_v2
 from aiokafka.protocol.api import Request
 
+from aos.codecs.errors import RecordError
 from aos.codecs.settings import Settings
+from aos.infra import orders
+from aos.infra.logs import whole
 from aos.infra.runtime import reads
 from aos.infra.security.connections import clients
+from aos.streams.orders import Order
+from aos.streams.shell.codec import WireCodec
+from aos.streams.shell.halt import ALERTS, note
 from aos.streams.topology import PROCESSORS
 
 READ_S = 5.0
@@ -22,9 +28,10 @@ READ_S = 5.0
 
 @dataclass(frozen=True)
 class Lag:
-    """One processor: messages it has not done yet, and how old the oldest of them is."""
+    """One processor: whether it runs or stands by order, messages it has not done yet, and how old the oldest is."""
 
     processor: str
+    state: str
     members: int
     lag_messages: int
     oldest_age_s: float | None
@@ -32,6 +39,7 @@ class Lag:
     def row(self) -> dict[str, Any]:
         return {
             "processor": self.processor,
+            "state": self.state,
             "members": self.members,
             "lag_messages": self.lag_messages,
             "oldest_age_s": self.oldest_age_s,
@@ -39,7 +47,8 @@ class Lag:
 
 
 async def lags(settings: Settings) -> list[Lag]:
-    """Every processor's lag, in the topology's order. Raises KafkaError when the broker does not answer."""
+    """Every processor's state and lag, in the topology's order. KafkaError or StackError when the broker is away."""
+    heard = await orders.read(settings)
     common = clients(settings)
     admin = AIOKafkaAdminClient(**common)
     consumer = AIOKafkaConsumer(**common, enable_auto_commit=False)
@@ -48,7 +57,8 @@ async def lags(settings: Settings) -> list[Lag]:
     try:
         groups = [f"{settings.prefix}aos.{name}" for name in PROCESSORS]
         members = await _members(admin, groups)
-        return [await _lag(settings, admin, consumer, name, members) for name in PROCESSORS]
+        last = heard.orders.last
+        return [await _lag(settings, admin, consumer, name, members, last.get(name)) for name in PROCESSORS]
     finally:
         await consumer.stop()
         await admin.close()
@@ -76,7 +86,9 @@ async def _members(admin: Any, groups: list[str]) -> dict[str, int]:
     return found
 
 
-async def _lag(settings: Settings, admin: Any, consumer: Any, name: str, members: dict[str, int]) -> Lag:
+async def _lag(
+    settings: Settings, admin: Any, consumer: Any, name: str, members: dict[str, int], order: Order | None
+) -> Lag:
     group = f"{settings.prefix}aos.{name}"
     committed = await admin.list_consumer_group_offsets(group)
     partitions = []
@@ -94,7 +106,9 @@ async def _lag(settings: Settings, admin: Any, consumer: Any, name: str, members
         lag += ends[partition] - at
         age = await _age(consumer, partition, at)
         oldest = age if oldest is None else max(oldest, age or 0.0)
-    return Lag(name, members.get(group, 0), lag, oldest)
+    people = members.get(group, 0)
+    marks = [committed[partition].metadata for partition in partitions if partition in committed]
+    return Lag(name, orders.state(order, people, marks), people, lag, oldest)
 
 
 async def _partitions(consumer: Any, topic: str) -> list[int]:
@@ -112,6 +126,27 @@ async def _age(consumer: Any, partition: TopicPartition, offset: int) -> float |
     except TimeoutError:
         return None
     return round(max(0.0, time.time() - float(message.timestamp) / 1000), 3)
+
+
+def ended(known: list[Lag], in_flight: int) -> list[Lag]:
+    """A processor that is being drained is drained once nothing is in flight, and SQL, which says so, is not behind."""
+    behind = sum(lag.lag_messages for lag in known if lag.processor in ("supervise", "store"))
+    if in_flight or behind:
+        return known
+    return [replace(lag, state="drained") if lag.state == "draining" else lag for lag in known]
+
+
+async def open_alerts(settings: Settings) -> list[dict[str, Any]]:
+    """Alerts that are opened and not cleared, by their topic."""
+    codec, found = WireCodec(), dict[str, dict[str, Any]]()
+    for record in await whole(settings, ALERTS):
+        try:
+            rows = codec.decode(ALERTS, record.value, dict(record.headers))
+        except RecordError:  # outsiders do not write it; what is no alert is a dead letter of store
+            continue
+        for row in rows.to_pylist():
+            note(found, row)
+    return list(found.values())
 
 
 async def topics(settings: Settings) -> list[dict[str, Any]]:

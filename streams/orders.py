@@ -19,7 +19,10 @@ import pyarrow as pa
 from aos.codecs.errors import RecordError
 
 TOPIC = "aos.processors"
-STANDING = {"pause": "paused", "drain": "draining"}  # what a processor is under an order
+STANDING = {
+    "pause": "paused",
+    "drain": "draining",
+}  # what a processor is once it stands; drained when all has ended
 ACTIONS = (*STANDING, "resume")
 DRAINS = (
     "encode",

@@ -160,12 +160,13 @@ def status(output: FormOption = Form.text) -> None:
     Example: aos status -o json
     """
     from aos.infra.cli.context import at_hand
-    from aos.infra.watch import lags
+    from aos.infra.watch import ended, lags
 
     waiting = "SELECT count(*) AS in_flight, min(requested_at) AS oldest FROM aos.unfinished"
     with at_hand() as settings:
-        found = [lag.row() for lag in asyncio.run(lags(settings))]
+        known = asyncio.run(lags(settings))
         (counts,) = _asked(settings.database_url, waiting)
+    found = [lag.row() for lag in ended(known, counts["in_flight"])]
     if output is Form.json:
         emit_one({"processors": found, **counts}, output)
         return
@@ -181,7 +182,7 @@ def health(
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
     output: FormOption = Form.text,
 ) -> None:
-    """Say whether everything runs; exit code 1 if not.
+    """Say whether everything runs and no alert is open; exit code 1 if not. What stands by order is only told.
 
     Example: aos health --wait
     """
@@ -199,27 +200,32 @@ def health(
 def _health() -> dict[str, Any]:
     from aiokafka.errors import KafkaError
 
-    from aos.codecs.errors import AosError
+    from aos.codecs.errors import AosError, StackError
     from aos.infra.cli.context import found
     from aos.infra.database import query
-    from aos.infra.watch import lags
+    from aos.infra.orders import DOWN, RUNNING
+    from aos.infra.watch import lags, open_alerts
 
     settings = found()
     if settings is None:
         return {"healthy": False, "stack": "none is running"}
     report: dict[str, Any] = {"broker": "up", "database": "up", "processors": "up"}
+    shown: dict[str, Any] = {}
     try:
-        idle = [lag.processor for lag in asyncio.run(lags(settings)) if not lag.members]
+        known, alerts = asyncio.run(lags(settings)), asyncio.run(open_alerts(settings))
+        idle = [lag.processor for lag in known if not lag.members]
         if idle:
             report["processors"] = "not running: " + ", ".join(idle)
-    except (KafkaError, OSError) as error:
+        standing = {lag.processor: lag.state for lag in known if lag.state not in (RUNNING, DOWN)}
+        shown = {"standing": standing or None, "alerts": alerts or None}
+    except (KafkaError, OSError, StackError) as error:
         report["broker"] = f"does not answer: {error}"
     try:
         query(settings.database_url, "SELECT 1 FROM aos.tasks LIMIT 1")
     except AosError as error:
         report["database"] = str(error)
-    report["healthy"] = all(value == "up" for value in report.values())
-    return report
+    healthy = all(value == "up" for value in report.values()) and not shown.get("alerts")
+    return {**report, **shown, "healthy": healthy}
 
 
 def doctor(output: FormOption = Form.text) -> None:

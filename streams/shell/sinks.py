@@ -63,6 +63,7 @@ class SinkRunner:
         self._task: asyncio.Task[None] | None = None
         self._away = False
         self.heeded = ""
+        self._pause_s = AWAY_S_MIN
         self.moved_at = time.monotonic()
 
     # what the consumer asks
@@ -201,7 +202,7 @@ class SinkRunner:
 
     async def _leave(self) -> None:
         """Drop what is in hand and read no more: it comes again from the store's offsets."""
-        self._away = True
+        self._away, self._pause_s = True, AWAY_S_MIN
         self.kit.metrics.sink_away += 1
         await self.hold()
 
@@ -226,19 +227,17 @@ class SinkRunner:
         self.moved_at = time.monotonic()
 
     async def _return(self) -> None:
-        """Ask for the store's offsets until it answers, then read on from there."""
-        pause = AWAY_S_MIN
-        while not self.stopping:
-            await self._open()
-            if not self._away:
-                self.heeded = ""  # looked at again before anything is read
+        """Ask for the store's offsets and read on from there; wait if it does not answer, longer each time."""
+        await self._open()
+        if not self._away:
+            if not self.heeded:
                 await self._release()
-                return
-            self._wake.clear()
-            timer = asyncio.get_running_loop().call_later(pause, self._wake.set)
-            await self._wake.wait()
-            timer.cancel()
-            pause = min(AWAY_S_MAX, 2 * pause)
+            return
+        self._wake.clear()
+        timer = asyncio.get_running_loop().call_later(self._pause_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+        self._pause_s = min(AWAY_S_MAX, 2 * self._pause_s)
 
     async def _open(self) -> None:
         try:

@@ -86,6 +86,7 @@ class Stand:
             TopicSpec("aos.snapshots", compacted=True),
             TopicSpec("aos.dead-letters"),
             TopicSpec("aos.alerts"),
+            TopicSpec("aos.processors", compacted=True),
         ]
         await provision(self.options, specs)
 
@@ -145,13 +146,33 @@ class Stand:
         return found
 
     async def committed(self, processor: str) -> dict[tuple[str, int], int]:
+        return {tp: offset for tp, (offset, _) in (await self.commits(processor)).items()}
+
+    async def commits(self, processor: str) -> dict[tuple[str, int], tuple[int, str]]:
+        """Offset and words of each partition's commit."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:
             found = await admin.list_consumer_group_offsets(f"{self.prefix}aos.{processor}")
-            return {(tp.topic[len(self.prefix) :], tp.partition): item.offset for tp, item in found.items()}
+            cut = len(self.prefix)
+            return {(tp.topic[cut:], tp.partition): (at.offset, at.metadata) for tp, at in found.items()}
         finally:
             await admin.close()
+
+    async def order(self, processor: str, action: str, timeout: float = 30.0) -> None:
+        """Order by plain message, and wait until every partition's commit says so."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all")
+        await producer.start()
+        said = json.dumps({"processor": processor, "action": action}).encode()
+        await producer.send_and_wait(f"{self.prefix}aos.processors", said, key=processor.encode())
+        await producer.stop()
+        ends = time.monotonic() + timeout
+        while True:
+            words = {word[: len(action)] for _, word in (await self.commits(processor)).values()}
+            if words == {action if action != "resume" else ""}:
+                return
+            assert time.monotonic() < ends, f"{processor} says {words}\n{self.started[-1].tail()}"
+            await asyncio.sleep(0.1)
 
     async def ends(self, topic: str) -> dict[int, int]:
         reader = Reader(self.options)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -63,14 +64,22 @@ async def test_shell_crashes_before_the_ack_when_an_output_is_refused(stand: Sta
         await feeder.producer.flush()
         assert await worker.end(signal.SIGCONT, timeout=20) == 70, worker.tail()
         assert (await stand.committed("toy-row"))[("toy.rows", 0)] == 1
-        (alert,) = await stand.records("aos.alerts")
-        (said,) = decode(alert.value, dict(alert.headers), RECORDS["alert"]).to_pylist()
-        assert (said["subject"], said["message"]) == ("toy-row", "outputs were not accepted")
+        (said,) = await alerts(stand)
+        assert (said["kind"], said["subject"]) == ("opened", "toy-row")
+        assert said["message"] == "outputs were not accepted"
         await limit(stand, "toy.small", 1 << 20)
         again = await stand.worker()
         await stand.caught_up("toy-row", "toy.rows")
         assert await again.end() == 0
+        opened, cleared = await alerts(stand)
+        assert (cleared["kind"], cleared["alert"]) == ("cleared", opened["alert"])
     assert {row[0] for row in await stand.rows("toy.small")} == set(range(1, 400))
+
+
+async def alerts(stand: Stand) -> list[dict[str, Any]]:
+    """Rows of the topic of alerts, oldest first."""
+    found = await stand.records("aos.alerts")
+    return [decode(one.value, dict(one.headers), RECORDS["alert"]).to_pylist()[0] for one in found]
 
 
 async def says(worker: Process, words: str, within_s: float = 30.0) -> None:
@@ -105,9 +114,13 @@ async def test_shell_stands_still_when_messages_went_before_they_were_read(stand
         await asyncio.sleep(2)
         assert await stand.committed("toy-row") == before
         assert await worker.end() == 0
+        assert [one["kind"] for one in await alerts(stand)] == ["opened"], "who stands still clears nothing"
         again = await stand.worker(accept_loss=["toy.rows"])
         await stand.caught_up("toy-row", "toy.rows")
         assert await again.end() == 0
+        opened, cleared = await alerts(stand)
+        assert (cleared["kind"], cleared["alert"]) == ("cleared", "toy-row/toy.rows/gone")
+        assert cleared["seen_at"] > opened["seen_at"]
     found = {row[0] for row in await stand.rows("toy.small")}
     assert found >= {*range(1, 6), *range(9, 12)}
     assert not found & {6, 7, 8}

@@ -12,9 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Batch, Law, Output, Processor, Raw, Step, Views
-from aos.streams.shell.codec import SNAPSHOTS, WireCodec
+from aos.streams.shell.codec import WireCodec
 
 IN = pa.schema([("id", pa.int64()), ("value", pa.int64())])
 OUT = pa.schema([("id", pa.int64()), ("total", pa.int64()), ("chain", pa.int64())])
@@ -40,7 +39,7 @@ class ToyCodec(WireCodec):
     """Own schemas for toy topics, the real codec for what the shell itself writes."""
 
     def encode(self, topic: str, rows: pa.RecordBatch) -> tuple[bytes, dict[str, bytes]]:
-        if topic in (SNAPSHOTS, DEAD_LETTERS):
+        if topic not in SCHEMAS:
             return super().encode(topic, rows)
         assert rows.schema == SCHEMAS[topic], topic
         sink = pa.BufferOutputStream()
@@ -49,7 +48,7 @@ class ToyCodec(WireCodec):
         return sink.getvalue().to_pybytes(), {}
 
     def decode(self, topic: str, value: bytes, headers: Mapping[str, bytes]) -> pa.RecordBatch:
-        if topic in (SNAPSHOTS, DEAD_LETTERS):
+        if topic not in SCHEMAS:
             return super().decode(topic, value, headers)
         try:
             with pa.ipc.open_stream(pa.py_buffer(value)) as reader:

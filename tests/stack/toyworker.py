@@ -18,9 +18,11 @@ from aiokafka import TopicPartition
 from toys import DEADLY, PROCESSORS, SLOW, ToyCodec
 
 from aos.streams.processor import Batch, Processor, Raw, Step, Views
+from aos.streams.shell.codec import ORDERS
 from aos.streams.shell.options import Options
 from aos.streams.shell.sinks import Portion, SinkAway
 from aos.streams.shell.worker import Deployment, Worker, run
+from aos.streams.views import VIEWS
 
 
 class FileSink:
@@ -112,6 +114,7 @@ def main() -> int:
     deployment = Deployment(
         [watched(PROCESSORS[name], progress, given.get("slow_s", 0.0)) for name in given["processors"]],
         ToyCodec(),
+        views=[VIEWS[ORDERS]],
         sinks={"toy-store": FileSink(folder)},
     )
     print("warm", flush=True)
