@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from aos.agents import identity
-from aos.agents.ledger_doubt import doubt, ignore, last_round, step_of
+from aos.agents.ledger_doubt import doubt, ignore, step_of
 from aos.agents.ledger_emit import Turn, say_to, shared
 from aos.agents.ledger_family import DEPTH_MAX, child_id_text, left, line, wait_for, waiting
 from aos.agents.ledger_intake import Delegated, Outcome, Parent, Shared
@@ -37,10 +37,11 @@ def delegated(turn: Turn, row: Delegated) -> None:
     request, step = found
     head = request.common
     child = identity.child_id(head.request_id, head.round, step.number, step.attempt, row.call)
-    if child in turn.state.requests or last_round(turn, child) is not None:
+    if row.call in step.calls:
         return
-    step.calls += 1
     refusal = _refusal(turn, request, step, row)
+    if len(step.calls) < CALLS_MAX:
+        step.calls = (*step.calls, row.call)
     wanted = turn.now + step.limit_us if row.deadline_at is None else row.deadline_at
     turn.entries.append(
         {
@@ -106,7 +107,7 @@ def _refusal(turn: Turn, request: Request, step: Step, row: Delegated) -> tuple[
         return row.code or "AOS2009", row.message
     if request.depth >= DEPTH_MAX:
         return "AOS2201", f"at most {DEPTH_MAX} delegations may follow one another"
-    if step.calls > CALLS_MAX:
+    if len(step.calls) >= CALLS_MAX:
         return "AOS2202", f"an attempt may delegate {CALLS_MAX} times"
     asked = row.steps[0]
     digest = _digest(asked)

@@ -131,7 +131,7 @@ def offer(turn: Turn, request: Request, step: Step) -> bool:
 def assign(turn: Turn, request: Request, step: Step, row: Assigned) -> None:
     """The attempt has its agent: send the work, watch the time."""
     step.state = RUNNING
-    step.shortages = step.calls = 0
+    step.shortages, step.calls = 0, ()
     if request.circle:
         leave(turn, request)
     step.attempts += 1

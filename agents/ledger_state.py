@@ -84,7 +84,7 @@ class Step:
     tries: int = column(I16, 0)  # failed and counted
     losses: int = column(I16, 0)  # ended because the agent was gone
     attempts: int = column(I16, 0)  # given to an agent
-    calls: int = column(I16, 0)  # children that the last one asked for
+    calls: tuple[str, ...] = column(TEXTS, ())  # by which the last one asked for children
     cell: str = column(TEXT, "")
     cell_partition: int = column(I32, 0)
     agent: str | None = column(TEXT, None)

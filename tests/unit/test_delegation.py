@@ -73,10 +73,9 @@ def test_its_result_reaches_the_inbox_of_the_attempt_that_waits_and_the_topic_of
 def test_the_same_call_said_again_is_the_same_child_before_and_after_it_ended() -> None:
     world = family()
     first = world.fold(delegated())["aos.ledger"]
-    again = world.fold(delegated())["aos.ledger"]  # before supervise has read its own row
-    assert [one["request_id"] for one in first] == [one["request_id"] for one in again]
-    for one in (first, again):
-        world.say(*({k: v for k, v in child.items() if k != "_partition"} for child in one))
+    assert "aos.ledger" not in world.fold(delegated())  # before supervise has read its own row
+    for _ in range(2):  # that row may come twice
+        world.say(*({k: v for k, v in child.items() if k != "_partition"} for child in first))
     assert len(world.state.requests) == 2
     assert "aos.ledger" not in world.say(delegated())
     world.work(world.child(), "y")
