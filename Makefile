@@ -19,7 +19,7 @@ SHELL := $(shell command -v setpriv)
 .SHELLFLAGS := --pdeathsig KILL /bin/bash -euo pipefail -c
 endif
 
-.PHONY: help setup demo up test test-long lint bench golden simulate fuzz chaos clean
+.PHONY: help setup demo up test test-long lint bench golden simulate fuzz chaos soak clean
 
 help: ## list the targets
 	@echo 'make TARGET [ARGS="…"]  (ARGS goes to the command behind the target)'
@@ -60,6 +60,9 @@ simulate: $(STAMP) ## the whole topology in memory under seeded crashes and dela
 
 chaos: $(STAMP) ## the real stack under a seeded schedule of faults and an independent judge; ARGS="--suite kill --seed 1"
 	@exec $(GUARD) $(VENV)/python -m tests.chaos $(ARGS)
+
+soak: $(STAMP) ## a million tasks from 1,000 connections while broker and workers are killed; ARGS="--tasks 100000 --json"
+	@exec $(GUARD) $(VENV)/python -m tests.chaos.soak $(ARGS)
 
 fuzz: $(STAMP) ## hostile input at every codec and input topic; ARGS="--inputs 2000000 --seed 1 --json"
 	@exec $(GUARD) $(VENV)/python -m tests.fuzz $(ARGS)

@@ -60,6 +60,7 @@ RUN_BY = {
 NOT_RUN = {
     "make test": "it is what runs this test",
     "make chaos": "minutes of killing; tests/stack/test_chaos.py runs the command behind it with a small suite",
+    "make soak": "half an hour; tests/stack/test_chaos.py runs the command behind it with fewer tasks",
     ".venv/bin/python -m tests.chaos.bugs": "twenty minutes; the laws are broken in tests/unit/test_chaos_judge.py",
     ".venv/bin/python -m tests.chaos": "the negative control, run by tests/stack/test_chaos.py",
     "make bench": "40 minutes; what it reckons with is tested in tests/unit/test_benchmarks.py",

@@ -46,6 +46,18 @@ def test_twenty_kills_with_work_in_hand_lose_and_double_nothing(measured: Callab
     )
 
 
+def test_a_thousand_connections_at_once_lose_and_double_nothing_while_broker_and_workers_are_killed(
+    measured: Callable[[str], None],
+) -> None:
+    argv = [sys.executable, "-m", "tests.chaos.soak", "--json", "--tasks", "20000", "--rate", "200"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert (said["lost"], said["duplicated"], said["ghost"], said["unfinished"]) == (0, 0, 0, 0)
+    assert said["tasks"] >= 20_000
+    measured(f"{said['tasks']} tasks of {said['clients']} clients, {said['kills']} kills, lost 0, twice 0")
+
+
 def test_a_naive_app_is_found_guilty() -> None:
     said = chaos("--naive", "--faults", "1,1", "--tasks", "800", "--patience", "15", expected=1)
     assert said["lost"] > 0
