@@ -110,11 +110,12 @@ def _broker(settings: Settings) -> str:
 
     from aiokafka.admin import AIOKafkaAdminClient
 
+    from aos.agents.sdk.connection import start_client
     from aos.infra.security.connections import clients
 
     async def ask() -> int:
         admin = AIOKafkaAdminClient(**clients(settings))
-        await admin.start()
+        await start_client(admin, clients(settings))
         try:
             return len(await admin.list_topics())
         finally:

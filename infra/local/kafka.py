@@ -223,8 +223,7 @@ class Broker:
         argv = [*self._command("kafka.Kafka"), self.folder / "broker.properties"]
         self.children.spawn(self.name, argv, log_path=self.log, cwd=self.folder, env=dict(self.host.environ))
         deadline = time.monotonic() + START_LIMIT_S
-        trust = context(self.ca.bundle) if self.ca is not None else None
-        while not answers(self.port, trust):
+        while not self.answers():
             code = self.children.wait(self.name, 0.05)
             if code is not None:
                 raise StackError(
@@ -235,6 +234,10 @@ class Broker:
                     f"The broker did not answer within {START_LIMIT_S:.0f} s.",
                     f"The machine may be overloaded; see {self.log}.",
                 )
+
+    def answers(self) -> bool:
+        """Whether it takes requests."""
+        return answers(self.port, context(self.ca.bundle) if self.ca is not None else None)
 
     def kill(self) -> None:
         """SIGKILL, as a lost machine would do it."""
@@ -251,8 +254,8 @@ def answers(port: int, trust: ssl.SSLContext | None = None) -> bool:
     """
     body = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, null client id
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1.0) as plain:
-            link = plain if trust is None else trust.wrap_socket(plain, server_hostname=LOOPBACK)
+        link = socket.create_connection((LOOPBACK, port), timeout=1.0)
+        with link if trust is None else trust.wrap_socket(link, server_hostname=LOOPBACK) as link:
             link.sendall(struct.pack(">i", len(body)) + body)
             head = link.recv(8)
             return len(head) == 8 and struct.unpack(">ii", head)[1] == 1

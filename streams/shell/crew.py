@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from aiokafka.errors import KafkaError
+
+from aos.agents.sdk.refusals import refusal
 from aos.streams.processor import Processor, View
 from aos.streams.shell.options import Options
 from aos.streams.shell.views import ViewService
@@ -32,7 +35,7 @@ class Crew(Worker):
         self.views = AllViews(options, [member.views for member in self.members])
 
     async def start(self) -> None:
-        await asyncio.gather(*(member.start() for member in self.members))
+        await asyncio.gather(*(_start(member) for member in self.members))
         for member in self.members:
             self.metrics.update(member.metrics)
             self.apps += member.apps
@@ -62,6 +65,17 @@ class AllViews(ViewService):
 
     def staleness_s(self) -> float:
         return max((service.staleness_s() for service in self._services), default=0.0)
+
+
+async def _start(member: Worker) -> None:
+    """What security keeps one from is said with its name."""
+    try:
+        await member.start()
+    except KafkaError as error:
+        known = await asyncio.to_thread(refusal, error, member.options.clients())
+        if known is None:
+            raise
+        raise known from error
 
 
 def _member(deployment: Deployment, options: Options, processor: Processor) -> Worker:

@@ -369,5 +369,6 @@ def run(
     try:
         return asyncio.run(serve(deployment, options, started, make))
     except (AosError, KafkaError) as error:
-        log.critical("%s", (isinstance(error, KafkaError) and refusal(error, options.clients())) or error)
+        alone = isinstance(error, KafkaError) and not options.security.users  # else `crew` knows who it was
+        log.critical("%s", (alone and refusal(error, options.clients())) or error)
         return REFUSED
