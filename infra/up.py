@@ -168,6 +168,8 @@ def outside() -> dict[str, str]:
     keep = ("AOS_CACHE", "AOS_FAULT")
     return {name: value for name, value in os.environ.items() if not name.startswith("AOS_") or name in keep}
 
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # there may be a password in the address of the database
 
 def _kept_secret(folder: Path) -> str:
     """The key of the tokens: made at first start, readable by the owner alone."""

@@ -97,7 +97,7 @@ class Security:
             raise SettingsError("AOS5010", f"{self.protocol} needs a {missing}",
                                 "set AOS_KAFKA_USERNAME and AOS_KAFKA_PASSWORD_FILE")  # fmt: skip
         if not self.tls and not self.allow_plaintext:
-            far = [server for server in bootstrap.split(",") if not on_loopback(server)]
+            far = [server for server in bootstrap.split(",") if server.strip() and not on_loopback(server)]
             if far:
                 raise SettingsError("AOS5009", ", ".join(far))
 

@@ -71,6 +71,9 @@ def _up(data_dir: Path | None, secure: bool | None) -> None:
         ):
             print(f"{name:<10} {value}")
         print("\nNext, in another terminal:")
+        if settings.kafka_users_dir:
+            services = ", ".join(settings.services) or "none yet"
+            print(f"{'Users':<10} {settings.kafka_users_dir} (services: {services}; AOS_SERVICES names them)")
         print(
             f"  {_program('python')} -m aos.agents.builtin.compressors verifiers   # a service with two agents"
         )
