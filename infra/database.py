@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from aos.codecs.errors import TransientError
+from aos.agents.sdk.security import on_loopback
+from aos.codecs.errors import SettingsError, TransientError
 
 CONNECT_TIMEOUT_S = 5
 # Dead peers are noticed by the kernel, not after minutes of TCP's patience.
@@ -24,16 +26,37 @@ LINK = {
 }
 
 
+ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+def check_url(url: str, *, allow_plaintext: bool = False) -> None:
+    """SettingsError for what is no URL, or would go in the clear to another machine. No error says the URL itself."""
+    try:
+        asked = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        detail = "database_url is no URL of PostgreSQL (not shown: a password may be in it)"
+        raise SettingsError("AOS5002", detail, "write postgresql://user@host:port/database") from None
+    names = str(asked.get("host") or "").split(",") + str(asked.get("hostaddr") or "").split(",")
+    far = [name for name in names if name and not name.startswith(("/", "@")) and not on_loopback(name)]
+    if far and asked.get("sslmode") not in ENCRYPTED and not allow_plaintext:
+        raise SettingsError("AOS5009", f"database_url, {', '.join(far)}",
+                            "add sslmode=verify-full and sslrootcert to AOS_DATABASE_URL")  # fmt: skip
+
+
 def link(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
     """A connection in UTC with synchronous commits; TransientError AOS4002 when nobody answers."""
     try:
         return psycopg.connect(url, autocommit=autocommit, application_name="aos", **LINK)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
         raise TransientError("AOS4002", first_line(error)) from error
+    except psycopg.ProgrammingError:
+        check_url(url, allow_plaintext=True)  # says it without the URL, which libpq's own sentence holds
+        raise
 
 
 async def link_async(url: str, name: str) -> psycopg.AsyncConnection[Any]:
     """The same for the event loop; `name` shows in pg_stat_activity. psycopg's own error when nobody answers."""
+    check_url(url, allow_plaintext=True)
     return await psycopg.AsyncConnection.connect(url, autocommit=True, application_name=name, **LINK)  # type: ignore[arg-type]
 
 

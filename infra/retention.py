@@ -106,7 +106,7 @@ def _drop(connection: psycopg.Connection[Any], chunks: list[Chunk]) -> None:
         connection.execute(
             "UPDATE aos_data.kept SET kept_from = greatest(kept_from, %s) WHERE table_name = %s", (end, table)
         )
-        connection.execute("SELECT drop_chunks(%s::regclass, older_than => %s)", (f"aos_data.{table}", end))
+        connection.execute("SELECT aos_data.drop_before(%s, %s)", (table, end))
 
 
 def _shorten(
@@ -118,9 +118,7 @@ def _shorten(
         if not last or last[-1].size <= keep_bytes // CHUNKS_WANTED:
             continue
         length = max((last[-1].end - last[-1].start) / 2, CHUNK_MIN)
-        connection.execute(
-            "SELECT set_chunk_time_interval(%s::regclass, %s)", (f"aos_data.{table.name}", length)
-        )
+        connection.execute("SELECT aos_data.chunks_of(%s, %s)", (table.name, length))
 
 
 def _forget_ids(connection: psycopg.Connection[Any], now: datetime, settings: Settings) -> int:

@@ -39,6 +39,10 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | No
     )
     for name in QUOTAS:
         check_quota(found, name, getattr(found, name))
+    if found.database_url:
+        from aos.infra.database import check_url  # SQL's client, only for who names a server
+
+        check_url(found.database_url, allow_plaintext=found.allow_plaintext)
     return found
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-from psycopg import sql
-
 from aos.infra.database import link
 
 ROWS_MIN = 1_000  # changed since the last ANALYZE; below, no plan is bad enough to matter
 
 _YOUNG: LiteralString = """
-SELECT schemaname, s.relname FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = relid
+SELECT relid, s.relname FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = relid
 WHERE (schemaname = 'aos_data' OR schemaname = '_timescaledb_internal')
   AND n_mod_since_analyze >= %s AND n_mod_since_analyze > reltuples
-  AND pg_get_userbyid(relowner) = current_user
+  AND relowner = (SELECT nspowner FROM pg_namespace WHERE nspname = 'aos_data')
 ORDER BY relid
 """
 
@@ -30,10 +28,6 @@ def analyze_young(url: str) -> list[str]:
     """
     with link(url, autocommit=True) as connection:
         found = connection.execute(_YOUNG, [ROWS_MIN]).fetchall()
-        for schema, name in found:
-            connection.execute(
-                sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(
-                    sql.Identifier(schema, name)
-                )  # retention drops chunks
-            )
+        for relation, _ in found:
+            connection.execute("SELECT aos_data.analyze_one(%s::oid::regclass)", [relation])
     return [name for _, name in found]

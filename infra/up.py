@@ -16,6 +16,8 @@ from aos.agents.sdk.connection import run_file
 from aos.codecs.errors import StackError
 from aos.codecs.settings import Settings
 from aos.infra.local.stack import LocalStack
+from aos.infra.security.passwords import as_role
+from aos.infra.security.roles import READER, WRITER
 from aos.infra.settings import environment
 from aos.streams.topology import GROUPS
 
@@ -82,7 +84,11 @@ class Up:
             self._say("users and rights are there")
         else:
             make_topics(self.settings)
-        migrate(self.settings.database_url)
+        guarded = self.stack.ca is not None and self.stack.database is not None
+        migrate(self.settings.database_url, tenants=self.settings.tenants if guarded else None)
+        if guarded:  # from here on everybody asks as who may only look, but who stores
+            url = as_role(self.settings.database_url, READER)
+            self.settings = dataclasses.replace(self.settings, database_url=url)
         self._say("topics and tables are there")
         for group in self._groups:
             self.start_worker(group)
@@ -104,11 +110,18 @@ class Up:
         return self.stack.children.spawn(
             name,
             argv,
-            env={**outside(), **environment(self.settings)},
+            env={**outside(), **environment(self._settings_of(group))},
             log_path=self.log_file(group, ordinal),
             restart=True,
             nice=NICE.get(group, 0),
         )
+
+    def _settings_of(self, group: str) -> Settings:
+        """A worker's settings: who stores may write to SQL; in a secure stack the others do not even know it."""
+        if self.stack.ca is None:
+            return self.settings
+        url = as_role(self.settings.database_url, WRITER) if "store" in self._groups[group] else ""
+        return dataclasses.replace(self.settings, database_url=url)
 
     def log_file(self, group: str, ordinal: int = 0) -> Path:
         return self.stack.data_dir / f"{worker_name(group, ordinal)}.log"
@@ -155,6 +168,8 @@ class Up:
             "data_dir": str(self.stack.data_dir),
         }
         addresses |= {name: getattr(self.settings, name) for name in SHARED}
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # there may be a password in the address of the database
         path.write_text(json.dumps(addresses))
 
 
@@ -168,8 +183,6 @@ def outside() -> dict[str, str]:
     keep = ("AOS_CACHE", "AOS_FAULT")
     return {name: value for name, value in os.environ.items() if not name.startswith("AOS_") or name in keep}
 
-        path.touch(mode=0o600)
-        path.chmod(0o600)  # there may be a password in the address of the database
 
 def _kept_secret(folder: Path) -> str:
     """The key of the tokens: made at first start, readable by the owner alone."""

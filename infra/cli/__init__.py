@@ -10,7 +10,7 @@ import sys
 import typer
 
 from aos.codecs.errors import AosError
-from aos.infra.cli import config, dead_letters, look, processors, run, work
+from aos.infra.cli import config, dead_letters, look, processors, run, tenants, work
 
 app = typer.Typer(
     name="aos",
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: quicker, and the same in a pipe
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, work, look, processors, config, dead_letters):
+for module in (run, work, look, processors, config, dead_letters, tenants):
     module.add(app)
 
 

@@ -54,6 +54,7 @@ def up(
 def _up(data_dir: Path | None, secure: bool | None) -> None:
     """Start, tell, wait for Ctrl-C; whatever has been started by then is ended by `Up`."""
     from aos.agents.sdk.connection import run_file
+    from aos.infra.security.passwords import shown
     from aos.infra.settings import load
     from aos.infra.up import Up
 
@@ -64,16 +65,16 @@ def _up(data_dir: Path | None, secure: bool | None) -> None:
         settings = running.settings
         for name, value in (
             ("Kafka", settings.bootstrap),
-            ("SQL", settings.database_url),
+            ("SQL", shown(settings.database_url)),
             ("Topics", f"{settings.prefix}aos.*"),
             ("Logs", str(running.stack.data_dir)),
             ("Addresses", str(run_file())),
         ):
             print(f"{name:<10} {value}")
-        print("\nNext, in another terminal:")
         if settings.kafka_users_dir:
             services = ", ".join(settings.services) or "none yet"
             print(f"{'Users':<10} {settings.kafka_users_dir} (services: {services}; AOS_SERVICES names them)")
+        print("\nNext, in another terminal:")
         print(
             f"  {_program('python')} -m aos.agents.builtin.compressors verifiers   # a service with two agents"
         )
@@ -138,7 +139,15 @@ def worker(
     sys.exit(work(load(), processors.split(","), ordinal, status_file))
 
 
-def migrate(output: FormOption = Form.text) -> None:
+def migrate(
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles", help="Make the database's roles and every tenant's views too; as a superuser."
+        ),
+    ] = False,
+    output: FormOption = Form.text,
+) -> None:
     """Make topics and bring the database schema to this release, in one step under a lock.
 
     Example: AOS_BOOTSTRAP=… AOS_DATABASE_URL=… aos migrate
@@ -149,7 +158,8 @@ def migrate(output: FormOption = Form.text) -> None:
 
     settings = required()
     make_topics(settings)
-    emit_one({"migrations": bring(settings.database_url)}, output)
+    ran = bring(settings.database_url, tenants=settings.tenants if roles else None)
+    emit_one({"migrations": ran}, output)
 
 
 def replay_outcomes(

@@ -71,6 +71,11 @@ class LocalStack:
         return self.data_dir / "security"
 
     @property
+    def database(self) -> Database | None:
+        """The database, if it is started here."""
+        return self._database
+
+    @property
     def broker(self) -> Broker | None:
         """The broker, if it is started here."""
         return self._broker
@@ -120,7 +125,8 @@ class LocalStack:
             self._broker = Broker(self.host, self._children, folder, self._ports[0], ca=self.ca)
             parts["broker"] = self._broker_up
         if self._given[1] is None:
-            self._database = Database(self.host, self._children, self._data_dir / "postgres", self._ports[1])
+            folder = self._data_dir / "postgres"
+            self._database = Database(self.host, self._children, folder, self._ports[1], ca=self.ca)
             parts["database"] = self._database_up
         with ThreadPoolExecutor(2) as pool:
             waiting = [pool.submit(self._timed, name, part) for name, part in parts.items()]

@@ -1,14 +1,21 @@
-"""The local database: PostgreSQL with TimescaleDB on loopback, as an unprivileged user."""
+"""The local database: PostgreSQL with TimescaleDB on loopback, as an unprivileged user.
+
+Secure (with a certificate authority): TLS and scram-sha-256 for everybody, the superuser included, and nothing else;
+passwords of the roles are made at first start and kept beside the data. Otherwise whoever reaches the port may do all.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from aos.infra.local.cache import run_step, tail
 from aos.infra.local.children import Children
@@ -23,6 +30,9 @@ from aos.infra.local.host import (
     free_port,
     reachable_by_others,
 )
+from aos.infra.security.certificates import Ca
+from aos.infra.security.passwords import is_verifier, kept_password, secure_url, verifier
+from aos.infra.security.roles import READER, WRITER, roles_sql
 
 DATABASE = "aos"
 ROLE = "postgres"
@@ -53,6 +63,17 @@ jit = off
 logging_collector = off
 log_min_messages = warning
 """
+TRUSTING = "host all all 127.0.0.1/32 trust\n"
+# One line, so that there is no other way in: no socket, no address but loopback, nothing without TLS and a password.
+STRICT = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
+SECURE_SETTINGS = """
+ssl = on
+ssl_cert_file = '{cert}'
+ssl_key_file = '{key}'
+ssl_min_protocol_version = 'TLSv1.2'
+password_encryption = 'scram-sha-256'
+"""
+PASSWORD_LIMIT_S = 60.0
 
 
 class Database:
@@ -60,8 +81,12 @@ class Database:
 
     name = "postgres"
 
-    def __init__(self, host: Host, children: Children, folder: Path, port: int | None = None) -> None:
+    def __init__(
+        self, host: Host, children: Children, folder: Path, port: int | None = None, ca: Ca | None = None
+    ) -> None:
+        """`ca`: be secure, with a certificate of this authority."""
         self.host = host
+        self.ca = ca
         self.children = children
         self.folder = folder
         self.data = folder / "data"
@@ -77,8 +102,15 @@ class Database:
     def url(self) -> str:
         return self.url_of(DATABASE)
 
-    def url_of(self, database: str) -> str:
-        return f"postgresql://{ROLE}@{LOOPBACK}:{self.port}/{database}"
+    def url_of(self, database: str, role: str = ROLE) -> str:
+        """Without security there is one role, who may do all."""
+        if self.ca is None:
+            return f"postgresql://{ROLE}@{LOOPBACK}:{self.port}/{database}"
+        return secure_url(LOOPBACK, self.port, database, role, self.ca.bundle, self._passfile(role, self.ca))
+
+    @staticmethod
+    def _passfile(role: str, ca: Ca) -> Path:
+        return ca.folder / "sql" / role
 
     def prepare(self) -> None:
         """Programs, port, and an initialised data folder."""
@@ -90,7 +122,53 @@ class Database:
         self._make_folder()
         if not (self.folder / "initialised").exists():
             self._initialise()
-        (self.data / "aos.conf").write_text(SETTINGS + f"port = {self.port}\n")
+        settings = SETTINGS + f"port = {self.port}\n"
+        (self.data / "aos.conf").write_text(settings)
+        if self.ca is not None:
+            self._know_superuser(self.ca)
+            (self.data / "aos.conf").write_text(settings + self._certified(self.ca))
+        (self.data / "pg_hba.conf").write_text(TRUSTING if self.ca is None else STRICT)
+
+    def _certified(self, ca: Ca) -> str:
+        """Certificate and key in a folder of the server's user, and the settings that name them."""
+        folder = self.folder / "tls"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        placed = {}
+        for name, path in zip(("cert", "key"), ca.issue("postgres"), strict=True):
+            placed[name] = folder / f"{name}.pem"
+            placed[name].unlink(missing_ok=True)
+            descriptor = os.open(placed[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(path.read_bytes())
+        for path in (folder, *placed.values()):
+            if self._user is not None:
+                os.chown(path, self._user.uid, self._user.gid)
+        return SECURE_SETTINGS.format(**placed)
+
+    def _know_superuser(self, ca: Ca) -> None:
+        """Give the superuser the password in its file; made anew, it is told to the data in single-user mode, where
+        nobody else can be: a folder that was used without security may so become secure."""
+        told = self.folder / "superuser"
+        password = kept_password(self._passfile(ROLE, ca), LOOPBACK, ROLE)
+        if told.exists() and is_verifier(told.read_text(), password):
+            return
+        assert self._programs is not None
+        known = verifier(password)
+        change = sql.SQL("ALTER ROLE {} PASSWORD {}\n").format(sql.Identifier(ROLE), sql.Literal(known))
+        argv: list[str | Path] = [self._programs / "postgres", "--single", "-D", self.data]
+        argv += ["-c", "shared_preload_libraries=", "-c", "log_min_messages=error", "postgres"]
+        user = self._user
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                argv, input=change.as_string(None).encode(), stdout=subprocess.DEVNULL, stderr=log, env=self._environ,
+                cwd=self.folder, timeout=PASSWORD_LIMIT_S, check=False, user=user.uid if user else None,
+                group=user.gid if user else None, extra_groups=[] if user else None,
+            )  # fmt: skip
+        if done.returncode != 0:
+            raise StackError(f"The database's superuser got no password: {tail(self.log, 'FATAL')}.",
+                             f"See {self.log}.")  # fmt: skip
+        told.touch(mode=0o600)
+        told.write_text(known)
 
     def _find_programs(self) -> Path:
         programs = installed_postgres(self.host) or install_timescaledb(self.host, self.children)
@@ -114,6 +192,7 @@ class Database:
     def _initialise(self) -> None:
         assert self._programs is not None
         shutil.rmtree(self.data, ignore_errors=True)  # an initialisation that was killed half-way
+        (self.folder / "superuser").unlink(missing_ok=True)
         argv: list[str | Path] = [self._programs / "initdb", "-D", self.data, "-A", "trust", "-U", ROLE]
         argv += ["--no-locale", "-E", "UTF8", "--no-sync", "--no-instructions"]
         how = {"env": self._environ, "user": self._user, "cwd": self.folder, "timeout": 120.0}
@@ -160,9 +239,23 @@ class Database:
                     link.execute(f"CREATE DATABASE {DATABASE}")
             with psycopg.connect(self.url, connect_timeout=5, autocommit=True) as link:
                 link.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+                if self.ca is not None:
+                    self._make_roles(link, self.ca)
         except psycopg.OperationalError:
             return False
         return True
+
+    def _make_roles(self, link: psycopg.Connection[Any], ca: Ca) -> None:
+        """Writer and reader with the passwords in their files, and no other database that anybody may enter. What
+        the roles may do is the migration's."""
+        with link.transaction():
+            for statement in roles_sql():
+                link.execute(statement)
+            for role in (WRITER, READER):
+                known = verifier(kept_password(self._passfile(role, ca), LOOPBACK, role))
+                change = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(known))
+                link.execute(change)
+            link.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
 
     def kill(self) -> None:
         """SIGKILL to the server and all its backends, as a lost machine would do it."""
