@@ -1,20 +1,23 @@
 """Why a server would not have us, in a sentence: its certificate, our user, a right that we lack.
 
-A client of Kafka says only that it found nobody. So when one failed, the handshake is made once more, to see what of
-TLS is wrong: nothing of this runs while all is well.
+A client of Kafka says only that it found nobody. So when one failed, the way in is tried once more, to see what is
+wrong: nothing of this runs while all is well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from aiokafka.conn import create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
+    KafkaError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )
@@ -22,6 +25,7 @@ from aiokafka.errors import (
 from aos.codecs.errors import SettingsError
 
 LOOK_S = 5.0
+LOGIN = ("security_protocol", "ssl_context", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
 LACKS_RIGHT = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 # X509_V_ERR_… of OpenSSL
 NOT_YET, EXPIRED, OTHER_NAME, OTHER_ADDRESS = 9, 10, 62, 64
@@ -29,7 +33,7 @@ UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 
 
 def refusal(error: BaseException, client: Mapping[str, Any]) -> SettingsError | None:
-    """The reason behind an error of a Kafka client with these arguments, if it is one of security; may block."""
+    """The reason behind an error of a Kafka client with these arguments, if it is one of security; blocks."""
     bootstrap, user = client["bootstrap_servers"], client.get("sasl_plain_username", "")
     if isinstance(error, SaslAuthenticationFailed):
         said = f"the user {user!r} was not accepted at {bootstrap}: there is no such user, or it has another password"
@@ -40,11 +44,35 @@ def refusal(error: BaseException, client: Mapping[str, Any]) -> SettingsError | 
             "AOS5015",
             f"{user or 'a client without user'} at {bootstrap}: {type(error).__name__} {error}".strip(),
         )
-    context = client.get("ssl_context")
-    if isinstance(error, KafkaConnectionError) and context is not None:
-        found = [handshake(server.strip(), context) for server in bootstrap.split(",")]
+    if (
+        isinstance(error, KafkaConnectionError)
+        and client.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
+    ):
+        found = [_looked_at(server.strip(), client) for server in bootstrap.split(",")]
         return next((each for each in found if each is not None), None)
     return None
+
+
+def _looked_at(server: str, client: Mapping[str, Any]) -> SettingsError | None:
+    """First TLS, then the user."""
+    context = client.get("ssl_context")
+    wrong = handshake(server, context) if context is not None else None
+    if wrong is not None or not client.get("sasl_mechanism"):
+        return wrong
+    try:
+        asyncio.run(_log_in(server, client))
+    except SaslAuthenticationFailed as error:
+        return refusal(error, client)
+    except (KafkaError, OSError, TimeoutError):
+        return None
+    return None
+
+
+async def _log_in(server: str, client: Mapping[str, Any]) -> None:
+    host, _, port = server.rpartition(":")
+    how = {name: client[name] for name in LOGIN if name in client}
+    connection = await create_conn(host.strip("[]"), int(port), request_timeout_ms=int(LOOK_S * 1e3), **how)
+    connection.close()
 
 
 def handshake(server: str, context: ssl.SSLContext) -> SettingsError | None:

@@ -80,7 +80,7 @@ async def _set_users(admin: Any, known: Mapping[str, str]) -> None:
         salt = secrets.token_bytes(32)
         salted = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
         rows.append((user, SHA_512, ITERATIONS, salt, salted, {}))
-    answer = await _ask(admin, _AlterUsers(rows))
+    answer = await _ask(admin, AlterUsers(rows))
     for user, code, message, *_ in answer.results:
         if code:
             raise SettingsError("AOS5011", f"the user {user} was not made: {message or code}")
@@ -114,7 +114,7 @@ def _inverse(table: Mapping[str, int]) -> dict[int, str]:
 
 async def _add(admin: Any, rights: Sequence[Right]) -> None:
     if rights:
-        answer = await _ask(admin, _Create([_numbers(right) for right in rights]))
+        answer = await _ask(admin, CreateRights([_numbers(right) for right in rights]))
         for right, (code, message) in zip(rights, answer.creation_responses, strict=True):
             if code:
                 raise SettingsError("AOS5011", f"{' '.join(right)} was not granted: {message or code}")
@@ -138,7 +138,7 @@ async def _ask(admin: Any, request: Any) -> Any:
     return await admin._client.send(admin._client.get_random_node(), request)
 
 
-class _Create(Request[CreateAclsRequest_v1]):  # type: ignore[misc]
+class CreateRights(Request[CreateAclsRequest_v1]):  # type: ignore[misc]
     """Version 1: the first that knows prefixes."""
 
     API_KEY = CreateAclsRequest_v1.API_KEY
@@ -169,7 +169,7 @@ class _Describe(Request[DescribeAclsRequest_v1]):  # type: ignore[misc]
         return DescribeAclsRequest_v1(ANY, None, ANY_PATTERN, None, None, ANY, ANY)
 
 
-class _AlterUsersResponse(Response):  # type: ignore[misc]
+class AlterUsersResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0
     SCHEMA = Schema(
@@ -187,11 +187,11 @@ class _AlterUsersResponse(Response):  # type: ignore[misc]
     )
 
 
-class _AlterUsersV0(RequestStruct):  # type: ignore[misc]
+class AlterUsersV0(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 51
     API_VERSION = 0
-    RESPONSE_TYPE = _AlterUsersResponse
+    RESPONSE_TYPE = AlterUsersResponse
     SCHEMA = Schema(
         (
             "deletions",
@@ -212,7 +212,7 @@ class _AlterUsersV0(RequestStruct):  # type: ignore[misc]
     )
 
 
-class _AlterUsers(Request[_AlterUsersV0]):  # type: ignore[misc]
+class AlterUsers(Request[AlterUsersV0]):  # type: ignore[misc]
     API_KEY = 51
 
     def __init__(self, rows: list[tuple[Any, ...]]) -> None:
