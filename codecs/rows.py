@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,26 +32,28 @@ def from_columns(name: str, count: int, columns: Mapping[str, Any]) -> pa.Record
     record = RECORDS[name]
     if not columns.keys() <= record.names:
         raise KeyError(f"{name} has no {sorted(columns.keys() - record.names)}")
-    absent = _absent(record, count)
+    absent = _absent(name, count)
     arrays = [
-        _array(columns[field.name], field.type) if field.name in columns else absent[place].slice(0, count)
-        for place, field in enumerate(record.fields)
+        _array(columns[field.name], field.type) if field.name in columns else nulls
+        for field, nulls in zip(record.fields, absent, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=record.schema)
 
 
-def _absent(record: Record, count: int) -> list[pa.Array]:
-    """At least `count` nulls for each column; kept, because most columns of a wide record are absent in most rows."""
-    kept = _ABSENT.get(record.name)
-    if kept is None or len(kept[0]) < count:
-        kept = [pa.nulls(count, field.type) for field in record.fields]
-        if count <= ABSENT_ROWS_MAX:
-            _ABSENT[record.name] = kept
-    return kept
+@lru_cache(128)
+def _absent(name: str, count: int) -> list[pa.Array]:
+    """So many nulls for each column; kept, because most columns of a wide record are absent in most rows."""
+    if count > ABSENT_ROWS_MAX:
+        return [pa.nulls(count, field.type) for field in RECORDS[name].fields]
+    return [column.slice(0, count) for column in _kept_nulls(name)]
+
+
+@cache
+def _kept_nulls(name: str) -> list[pa.Array]:
+    return [pa.nulls(ABSENT_ROWS_MAX, field.type) for field in RECORDS[name].fields]
 
 
 ABSENT_ROWS_MAX = 1_024
-_ABSENT: dict[str, list[pa.Array]] = {}
 
 
 def from_dicts(name: str, dicts: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from aos.agents.allocating import Drawn, Draws, arms, chances, drawn_of, with_floor
 from aos.agents.lanes import Waiting
 from aos.agents.load import Slot, Told, keys_of
+from aos.codecs.columns import fixed
 from aos.codecs.errors import RecordError
-from aos.codecs.fields import TIME
+from aos.codecs.fields import ID, TIME
 from aos.codecs.rows import empty, from_columns, record
 from aos.streams.processor import Output
 
@@ -170,7 +171,8 @@ def _distinct(*columns: np.ndarray) -> tuple[list[int], np.ndarray]:
 
 def keys_of_rows(rows: pa.RecordBatch) -> list[bytes]:
     """The attempts' keys of ready, release or decision rows."""
-    return keys_of(*(rows.column(name).to_pylist() for name in ("request_id", "round", "step", "attempt")))
+    numbers = [rows.column(name).to_pylist() for name in ("round", "step", "attempt")]
+    return keys_of(fixed(rows.column("request_id")), *numbers)
 
 
 def gather(rows: Iterable[Waiting[Block]]) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
@@ -326,5 +328,7 @@ def ledger_entries(decisions: Sequence[pa.RecordBatch]) -> list[Output]:
 
 def _list(column: pa.Array) -> list[Any]:
     """A column as Python's values; times in us."""
+    if column.type == ID:
+        return fixed(column)
     found: list[Any] = (column.view(pa.int64()) if column.type == TIME else column).to_pylist()
     return found

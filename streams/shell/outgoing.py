@@ -38,16 +38,27 @@ class Outgoing:
 def messages_of(outputs: Iterable[Output], codec: Codec, limit: Callable[[str], int]) -> list[Message]:
     """Encode outputs: those of equal target and schema joined, keyed ones alone, none above its topic's `limit`."""
     found: list[Message] = []
-    joined: dict[tuple[str, int, pa.Schema], list[Output]] = {}
+    joined: dict[tuple[str, int], list[list[Output]]] = {}  # by target, outputs of one schema together
     for output in outputs:
         if output.key is not None:
             found += _encode([output], codec, limit)
         elif output.rows.num_rows:
-            joined.setdefault((output.topic, output.partition, output.rows.schema), []).append(output)
-    for group in joined.values():
-        for part in _portions(group):
-            found += _encode(part, codec, limit)
+            _join(joined.setdefault((output.topic, output.partition), []), output)
+    for groups in joined.values():
+        for group in groups:
+            for part in _portions(group):
+                found += _encode(part, codec, limit)
     return found
+
+
+def _join(groups: list[list[Output]], output: Output) -> None:
+    """Put an output to those of its schema; schemas are compared, because to hash one costs 20 to 60 us."""
+    schema = output.rows.schema
+    for group in groups:
+        if group[0].rows.schema == schema:
+            group.append(output)
+            return
+    groups.append([output])
 
 
 def _portions(group: list[Output]) -> list[list[Output]]:
