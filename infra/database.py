@@ -26,6 +26,11 @@ LINK = {
 }
 
 
+# What libpq says when one side does not accept the other; it gives such errors no code.
+REFUSED = (
+    "certificate verify failed", "does not match host name", "password authentication failed", "no pg_hba.conf entry",
+    "no password supplied", "server does not support SSL", "is not permitted to log in", "root certificate file",
+)  # fmt: skip
 ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
@@ -44,11 +49,13 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> None:
 
 
 def link(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
-    """A connection in UTC with synchronous commits; TransientError AOS4002 when nobody answers."""
+    """A connection in UTC with synchronous commits; TransientError AOS4002 when nobody answers, AOS5011 when one side
+    does not believe the other."""
     try:
         return psycopg.connect(url, autocommit=autocommit, application_name="aos", **LINK)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
-        raise TransientError("AOS4002", first_line(error)) from error
+        refused = any(sign in str(error) for sign in REFUSED)
+        raise TransientError("AOS5011" if refused else "AOS4002", first_line(error)) from error
     except psycopg.ProgrammingError:
         check_url(url, allow_plaintext=True)  # says it without the URL, which libpq's own sentence holds
         raise
