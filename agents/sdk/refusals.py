@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -71,8 +71,12 @@ def _looked_at(server: str, client: Mapping[str, Any]) -> SettingsError | None:
 async def _log_in(server: str, client: Mapping[str, Any]) -> None:
     host, _, port = server.rpartition(":")
     how = {name: client[name] for name in LOGIN if name in client}
-    connection = await create_conn(host.strip("[]"), int(port), request_timeout_ms=int(LOOK_S * 1e3), **how)
-    connection.close()
+    connection = AIOKafkaConnection(host.strip("[]"), int(port), request_timeout_ms=int(LOOK_S * 1e3), **how)
+    try:
+        await connection.connect()
+    finally:
+        connection.close()
+        await asyncio.sleep(0)  # the socket is closed in the loop's next turn
 
 
 def handshake(server: str, context: ssl.SSLContext) -> SettingsError | None:
