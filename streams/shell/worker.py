@@ -39,6 +39,7 @@ from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer
 from aos.streams.shell.reader import Reader
 from aos.streams.shell.runner import Runner
+from aos.streams.shell.seldom import Seldom
 from aos.streams.shell.sinks import Sink, SinkRunner
 from aos.streams.shell.snapshots import Snapshots
 from aos.streams.shell.topics import Admin, TopicSpec, missing
@@ -367,6 +368,7 @@ def run(
     tune()
     uvloop.install()  # also for the loops of Faust's consumer threads
     try:
+    logging.getLogger("aiokafka").addFilter(Seldom())
         return asyncio.run(serve(deployment, options, started, make))
     except (AosError, KafkaError) as error:
         alone = isinstance(error, KafkaError) and not options.security.users  # else `crew` knows who it was
