@@ -219,7 +219,9 @@ def say_end(
             request.priority, request.policy, None, None, None, status, code, message, score,
             any(step.verdict is not None for step in steps), None, None, request.topology,
             request.quality_predicted, request.duration_predicted_us, request.budget_cpu_us,
-            request.cost_usd_micros, request.cpu_us, request.tokens, None, None, turn.now, latency, agents,
+            # its own: sums over the rows of a family must not count a child twice
+            request.cost_usd_micros - request.below_usd_micros, request.cpu_us - request.below_cpu_us,
+            request.tokens - request.below_tokens, None, None, turn.now, latency, agents,
             request.ignored, request.model_version, request.settings_version, request.degraded,
             request.rung,
         )

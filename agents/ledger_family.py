@@ -83,6 +83,9 @@ def child_ended(turn: Turn, child: Request, result: ResultRow) -> None:
     parent.cost_usd_micros += child.cost_usd_micros
     parent.cpu_us += child.cpu_us
     parent.tokens += child.tokens
+    parent.below_usd_micros += child.cost_usd_micros
+    parent.below_cpu_us += child.cpu_us
+    parent.below_tokens += child.tokens
     found = waiting(turn.state, child)
     if found is not None:
         parent, step = found

@@ -153,6 +153,9 @@ class Request:
     depth: int = column(I16, 0)
     giver: str | None = column(TEXT, None)
     digest: bytes | None = column(BYTES, None)
+    below_usd_micros: int = column(I64, 0)  # of its own costs: what children that ended have added
+    below_cpu_us: int = column(I64, 0)
+    below_tokens: int = column(I64, 0)
     circle: int = column(I16, 0)  # 1: one of those who wait for each other; 2: the one that was reported
     # what the members share
     context: bytes | None = column(BYTES, None)

@@ -57,7 +57,11 @@ LEFT JOIN aos_data.result e
         judged="",
         agents="Who took part, over all steps",
     )
-    | _named("attempts", "topology", "quality_predicted", "duration_predicted_us", "cost_usd_micros", "cpu_us")
+    | _named("attempts", "topology", "quality_predicted", "duration_predicted_us")
+    | _named(
+        cost_usd_micros="What its own attempts cost; what it delegated has rows of its own [millionths of a US dollar]",
+        cpu_us="CPU time of its own attempts [us]",
+    )
     | _named("tokens", latency_us="From requested_at to the end [us]", finished_at="Log time at which it ended [UTC]")
     | _named("model_version", "settings_version", "degraded", "rung", "parent_id", "depth"),
 )  # fmt: skip

@@ -74,8 +74,10 @@ def costs_add_up(scene: Scene) -> None:
     def total(key: tuple[bytes, int]) -> int:
         return spent[key] + sum(total((child, 0)) for child in below[key])
 
+    own = {(r["request_id"], r["round"]): r for r in said(world, "aos.trails") if r["kind"] == "request"}
     for key, row in ends.items():
         assert row["cost_usd_micros"] == total(key), f"{key[0].hex()} {key[1]}"
+        assert own[key]["cost_usd_micros"] == spent[key]
 
 
 def contexts_grow_by_one(scene: Scene) -> None:

@@ -268,6 +268,10 @@ def test_a_child_gets_what_is_left_or_less_and_its_cost_is_its_parents() -> None
     assert world.state.requests[world.child("d")].budget_usd_micros == 5
     last = world.answer(id_of(1), "x", cost_usd_micros=10)
     assert [one["cost_usd_micros"] for one in last["aos.results"] if one["request_id"] == id_of(1)] == [35]
+    ends = [one for one in world.said["aos.trails"] if one["kind"] == "request"]
+    assert sum(one["cost_usd_micros"] for one in ends) == 35, (
+        "each row its own: sums in SQL count nothing twice"
+    )
 
 
 def test_a_workflow_never_spends_more_than_its_budget_and_one_attempt_whatever_it_hands_out() -> None:
@@ -357,6 +361,7 @@ def test_a_state_of_a_release_without_delegation_is_read() -> None:
     world = family()
     tables = supervise.dump(world.state)
     new = ["parent_id", "parent_step", "parent_attempt", "depth", "giver", "digest", "circle"]
+    new += ["below_usd_micros", "below_cpu_us", "below_tokens"]
     new += ["context", "context_version", "context_by"]
     old = {
         **tables,
