@@ -37,7 +37,7 @@ SHA_512 = 2
 ANY, ALLOW, ANY_PATTERN = 1, 3, 1
 RESOURCES = {TOPIC: 2, GROUP: 3}
 PATTERNS = {LITERAL: 3, PREFIXED: 4}
-OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10}
 
 
 def passwords(folder: Path, users: Iterable[str]) -> dict[str, str]:

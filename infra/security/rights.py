@@ -17,7 +17,8 @@ from aos.streams.processor import Processor
 from aos.streams.topology import PROCESSORS
 
 TOPIC, GROUP = "topic", "group"
-READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS = "Read", "Write", "Create", "Describe", "DescribeConfigs"
+READ, WRITE, CREATE, ALTER = "Read", "Write", "Create", "Alter"
+DESCRIBE, DESCRIBE_CONFIGS = "Describe", "DescribeConfigs"
 LITERAL, PREFIXED = "literal", "prefixed"
 NAME = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
@@ -128,8 +129,8 @@ def _of_service(service: str) -> Iterator[Right]:
 
 
 def _of_operator(tenants: Sequence[str]) -> Iterator[Right]:
-    """The command line: it sees everything, makes topics, writes what outsiders may write, and settings."""
-    for operation in (READ, CREATE, DESCRIBE, DESCRIBE_CONFIGS):
+    """The command line: it sees everything, makes and extends topics, writes what outsiders may write, and settings."""
+    for operation in (READ, CREATE, ALTER, DESCRIBE, DESCRIBE_CONFIGS):  # to alter is to add partitions
         yield Right(OPERATOR, TOPIC, "aos.", PREFIXED, operation)
     for topic in all_topics(tenants):
         if TOPICS[base_of(topic.name)].wants_json or topic.name in ("aos.settings", "aos.processors"):

@@ -82,6 +82,8 @@ def expected(user: str, topic: str, operation: str) -> bool:
         case "DescribeConfigs":  # what a message may weigh; outsiders need not know
             counted = COUNTS.get(user) == topic
             return (may_read or may_write or counted) and (user in PROCESSORS or user == "operator")
+        case "Alter":  # add partitions
+            return user == "operator"
         case "Create":
             return user == "operator" or (user == "supervise" and topic.startswith("inbox."))
     return False
