@@ -63,6 +63,8 @@ NOT_RUN = {
     "make soak": "half an hour; tests/stack/test_chaos.py runs the command behind it with fewer tasks",
     ".venv/bin/python -m tests.chaos.bugs": "twenty minutes; the laws are broken in tests/unit/test_chaos_judge.py",
     ".venv/bin/python -m tests.chaos": "the negative control, run by tests/stack/test_chaos.py",
+    "make setup": "it makes the environment that this test runs in",
+    "make fuzz": "the command behind it is run by tests/fuzz/test_fuzz.py",
     "make bench": "40 minutes; what it reckons with is tested in tests/unit/test_benchmarks.py",
     "python examples/plain_client.py": "its parts one by one: `all`, which is run, plays the three of them",
     "pip install pyarrow confluent-kafka": "both are in uv.lock, and the example is run with them",

@@ -1,6 +1,7 @@
 """``make fuzz ARGS="--inputs 2000000 --seed 1 --json"``: hostile input at every codec and input topic.
 
-Exit code 1 for any crash, hang or silent accept, and for a bomb that is not refused within its memory.
+Exit code 1 for any crash, hang or silent accept, and for a bomb that is not refused within its memory. The inputs that
+are guided by coverage need atheris; without it they are told as not run, which is no failure.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from tests.fuzz import bombs, plants, seeds, workers
+from tests.fuzz import bombs, guided, plants, seeds, workers
 from tests.fuzz.targets import Corpus, targets
 
 
@@ -28,6 +30,9 @@ def main() -> int:
         "--plant", choices=sorted(plants.PLANTS), help="break the product on purpose: must be reported"
     )
     parser.add_argument("--no-bombs", action="store_true", help="leave the bombs out")
+    parser.add_argument(
+        "--guided", type=int, default=None, help="further inputs guided by coverage; a tenth of --inputs"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     chosen = parser.parse_args()
     known = targets()
@@ -42,14 +47,18 @@ def main() -> int:
         with workers.planted(chosen.plant) if chosen.plant else nullcontext():
             kept = folder / "found" if chosen.plant else workers.FOUND
             tally = workers.run(chosen.seed, chosen.inputs, wanted, corpus, chosen.jobs, folder, kept)
+    runs = chosen.inputs // 10 if chosen.guided is None else chosen.guided
+    led = guided.run(runs, chosen.seed) if runs and not (chosen.plant or chosen.target) else {}
     report = {
         "seed": chosen.seed, "inputs": tally.inputs, "crashes": tally.crashes, "hangs": tally.hangs,
         "silent_accepts": tally.silent_accepts, "seconds": round(time.monotonic() - began, 1),
         "by_target": {name: dict(sorted(counts.items())) for name, counts in sorted(tally.by_target.items())},
         "bombs": [one._asdict() for one in found], "examples": tally.examples,
+        "guided": led,
     }  # fmt: skip
     print(json.dumps(report) if chosen.json else _table(report, found))
     bad = tally.crashes or tally.hangs or tally.silent_accepts or not all(one.good for one in found)
+    bad = bad or "found" in led
     return 1 if bad or tally.inputs != chosen.inputs else 0
 
 
@@ -70,9 +79,22 @@ def _table(report: dict[str, object], found: list[bombs.Found]) -> str:
             f"{one.name:34}{one.bytes:>12}  {one.refused_with:14}{one.rss_mib:>8}{'' if one.good else '  WRONG'}"
             for one in found
         ]
+    led = report["guided"]
+    if led:
+        lines += ["", "guided by coverage: " + _guided(led)]
     examples = report["examples"]
     assert isinstance(examples, list)
     return "\n".join([*lines, *examples])
+
+
+def _guided(led: Any) -> str:
+    if "not_run" in led:
+        return f"NOT RUN: {led['not_run']}"
+    reached = (
+        f"{led['branches']} branches of the codecs reached, {led['branches_of_seeds']} by the corpus alone"
+    )
+    told = f"{led['runs']} inputs, {reached}"
+    return told + (f"; ENDED: {led['found']}" if "found" in led else ", nothing found")
 
 
 if __name__ == "__main__":

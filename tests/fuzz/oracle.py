@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import google_crc32c
@@ -84,6 +85,7 @@ def _limits(
                     return
 
 
+@lru_cache(4_096)  # types are few, inputs are many
 def plain(type: pa.DataType, depth: int = 0) -> bool:
     """Whether what a column of this type takes is bounded by the message's bytes and rows."""
     if isinstance(type, pa.FixedShapeTensorType):
@@ -135,10 +137,23 @@ def fits(rows: pa.RecordBatch, schema: pa.Schema, bad: Mapping[int, Any] = {}) -
         return [f"invalid: {str(error)[:100]}"]
     good = pa.array([row for row in range(rows.num_rows) if row not in bad], pa.int64()) if bad else None
     wrong: list[str] = []
-    for field in schema:
-        column = rows.column(field.name)
+    for place, field in _bounded(schema):
+        column = rows.column(place)
         wrong += _fits(column if good is None else column.take(good), field, field.name)
     return wrong
+
+
+@cache
+def _bounded(schema: pa.Schema) -> list[tuple[int, pa.Field]]:
+    """The columns of which not every valid value is right: a part of them must not be null, or must be finite."""
+    return [(place, field) for place, field in enumerate(schema) if _bound(field)]
+
+
+def _bound(field: pa.Field) -> bool:
+    type = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+    if not field.nullable or pa.types.is_floating(type) or pa.types.is_fixed_size_list(type):
+        return True
+    return any(_bound(type.field(i)) for i in range(type.num_fields))
 
 
 def _fits(column: pa.Array, field: pa.Field, path: str) -> Iterator[str]:

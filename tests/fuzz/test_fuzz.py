@@ -13,13 +13,14 @@ import pytest
 
 from aos.codecs import wire
 from aos.codecs.schemas import RECORDS
-from tests.fuzz import bombs, oracle, plants, seeds
+from tests.fuzz import bombs, guided, oracle, plants, seeds
+from tests.fuzz.targets import targets
 
 ROOT = Path(__file__).resolve().parents[2]
 # how many a plant may need until an input meets it, with a seed at which it does
 PLANT_INPUTS = 800
 # inputs of `make test`; AOS_FUZZ_INPUTS asks for another number (docs/fuzz.md says what was chosen and why)
-INPUTS = 20_000
+INPUTS = 100_000
 
 
 def fuzz(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -61,7 +62,8 @@ def test_no_input_crashes_hangs_or_is_accepted_in_silence(tmp_path: Path) -> Non
     assert (report["crashes"], report["hangs"], report["silent_accepts"]) == (0, 0, 0), report["examples"]
     assert (code, report["inputs"]) == (0, count)
     seen = report["by_target"]
-    assert len(seen) == 9
+    assert len(seen) == len(targets())
+    assert set(report["guided"]) & {"runs", "not_run"}, "what cannot run is told"
     assert all(counts.get("accepted", 0) for counts in seen.values()), seen
     judged = {name for name, counts in seen.items() if counts.get("refused", 0)}
     assert judged >= set(seen) - {"encode", "admit"}, seen  # an edge's refusal is a dead letter
@@ -83,3 +85,20 @@ def test_every_bomb_is_refused_with_little_memory(tmp_path: Path) -> None:
     found = bombs.run(tmp_path)
     assert len(found) >= 30
     assert not [one for one in found if not one.good]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(guided.missing() is not None, reason=str(guided.missing()))
+@pytest.mark.parametrize("name", ["no-finiteness", "no-types", "no-keys"])
+def test_a_planted_fault_is_found_by_following_coverage(name: str, tmp_path: Path) -> None:
+    found = guided.run(60_000, 1, tmp_path, plant=name)
+    assert "SilentAccept" in found["found"]
+    assert list(tmp_path.glob("guided-crash-*")), "the input is kept"
+    assert found["branches"] > found["branches_of_seeds"] > 0, "it was led by coverage"
+
+
+def test_every_kind_of_seed_goes_into_the_guided_corpus(tmp_path: Path) -> None:
+    count = guided.write_seeds(tmp_path / "corpus")
+    files = sorted((tmp_path / "corpus").iterdir())
+    assert len(files) == count > 100
+    assert {file.read_bytes()[0] for file in files} == {0, 1, 2}
