@@ -1,0 +1,158 @@
+"""Each Python program that tests of the stack start imports this: where it is a worker, it notes what it crosses.
+
+A line of the file CROSSINGS_TO is one crossing: ["input topic", "processor", "output topic"], written once a process,
+when the broker has acknowledged the output (SQL: when the transaction is committed). The product knows nothing of it.
+An edge processor takes messages of several topics at once: of such a batch only dead letters, which name their topic,
+and outputs that a single one of its topics can cause are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+Crossing = tuple[str, str, str]
+SQL = "sql"
+DEAD = "aos.dead-letters"
+
+
+class _Notes:
+    """What was stepped by which task and waits for its acknowledgement; what was written down."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.waiting: dict[Any, set[Crossing]] = {}
+        self.written: set[Crossing] = set()
+
+    def stepped(self, crossings: set[Crossing]) -> None:
+        new = crossings - self.written
+        if new:
+            self.waiting.setdefault(asyncio.current_task(), set()).update(new)
+
+    def delivered(self, topics: set[str]) -> None:
+        waiting = self.waiting.get(asyncio.current_task(), set())
+        done = {one for one in waiting if one[2] in topics}
+        waiting -= done
+        self.write(done)
+
+    def write(self, crossings: set[Crossing]) -> None:
+        new = sorted(crossings - self.written)
+        if new:
+            self.written.update(new)
+            text = "".join(json.dumps(one) + "\n" for one in new)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(file, text.encode())  # one call: lines of several processes stay whole
+            os.close(file)
+
+
+def _base(topic: str) -> str:
+    from aos.codecs.topics import base_of
+
+    return base_of(topic)
+
+
+def _inputs_of_edge(batch: Any, output: Any, may: Callable[[str, str], bool]) -> set[str]:
+    """Which of a fetch's topics an output came of, where that is sure."""
+    if output.topic == DEAD:
+        return {_base(topic) for topic in output.rows.column("topic").to_pylist()}
+    able = {topic for topic in {_base(raw.topic) for raw in batch.raws} if may(topic, output.topic)}
+    return able if len(able) == 1 else set()
+
+
+def _noting(processor: Any, notes: _Notes, may: Callable[[str, str], bool]) -> Any:
+    step = processor.step
+
+    def noted(state: Any, batch: Any, now: int, views: Any, seed: int) -> Any:
+        result = step(state, batch, now, views, seed)
+        if not batch.tick:
+            found = set()
+            for output in (*result.first, *result.outputs):
+                sources = _inputs_of_edge(batch, output, may) if processor.edge else {_base(batch.topic)}
+                found |= {(source, processor.name, _base(output.topic)) for source in sources}
+            notes.stepped(found)
+        return result
+
+    return dataclasses.replace(processor, step=noted)
+
+
+def _topology(module: ModuleType, notes: _Notes) -> None:
+    from aos.codecs.topics import TOPICS  # noqa: F401  - imported before the topology in any case
+
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    try:
+        from edges import may
+    finally:
+        sys.path.pop()
+    for name, processor in module.PROCESSORS.items():
+        module.PROCESSORS[name] = _noting(
+            processor, notes, lambda source, target, name=name: may(name, source, target)
+        )
+
+
+def _producer(module: ModuleType, notes: _Notes) -> None:
+    deliver = module.Producer.deliver
+
+    async def delivered(self: Any, messages: Sequence[Any]) -> list[int]:
+        offsets: list[int] = await deliver(self, messages)
+        notes.delivered({_base(message.topic) for message in messages})
+        return offsets
+
+    module.Producer.deliver = delivered
+
+
+def _sinks(module: ModuleType, notes: _Notes) -> None:
+    write = module.SinkRunner._write
+
+    async def written(self: Any, portions: Sequence[Any]) -> bool:
+        good: bool = await write(self, portions)
+        if good:
+            notes.write({(_base(portion.topic), self.kit.processor.name, SQL) for portion in portions})
+        return good
+
+    module.SinkRunner._write = written
+
+
+PATCHES = {
+    "aos.streams.topology": _topology,
+    "aos.streams.shell.producer": _producer,
+    "aos.streams.shell.sinks": _sinks,
+}
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, real: Any, patch: Callable[[ModuleType, _Notes], None], notes: _Notes) -> None:
+        self.real, self.patch, self.notes = real, patch, notes
+
+    def create_module(self, spec: Any) -> ModuleType | None:
+        made: ModuleType | None = self.real.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        self.patch(module, self.notes)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, notes: _Notes) -> None:
+        self.notes = notes
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        patch = PATCHES.get(name)
+        if patch is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            spec.loader = _Loader(spec.loader, patch, self.notes)
+        return spec
+
+
+if "CROSSINGS_TO" in os.environ:
+    sys.meta_path.insert(0, _Finder(_Notes(os.environ["CROSSINGS_TO"])))
