@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import psycopg
 
 from aos.infra.local.host import Host
-from tests.chaos import faults, report
+from tests.chaos import faults, page, report
 from tests.chaos.observe import disk_bytes
 from tests.chaos.schedule import KILLS, Slot, schedule
 from tests.chaos.stand import ROOT, SECRET, Stand
@@ -51,6 +52,8 @@ def main() -> int:
         if not chosen.folder:
             shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(whole, default=str) if chosen.json else report.text(whole))
+    if chosen.report:
+        page.add(Path(chosen.report), [json.loads(json.dumps(whole, default=str))])
     if not all(item["held"] for item in whole["invariants"].values()):
         return 1
     return 3 if not_run and not chosen.allow_missing else 0
@@ -82,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--naive", action="store_true", help="a naive Faust app in place of the workers: must fail"
     )
+    parser.add_argument("--report", default="", help="add the run to this page, such as docs/chaos-report.md")
     parser.add_argument("--plan", action="store_true", help="print the schedule and end")
     return parser.parse_args()
 
@@ -109,7 +113,15 @@ def play(
         (folder / "enough").touch()
         wait_load(stand, chosen)
         wait_quiet(stand, chosen.patience)
-        return report.whole(judge(stand), chosen.seed, ran, not_run)
+        return {**report.whole(judge(stand), chosen.seed, ran, not_run), **repeated(chosen)}
+
+
+def repeated(chosen: argparse.Namespace) -> dict[str, str]:
+    """When it was, and the command that does it again."""
+    what = f"--faults {chosen.faults}" if chosen.faults else f"--suite {chosen.suite}"
+    arguments = f"{what} --seed {chosen.seed} --tasks {chosen.tasks} --rate {chosen.rate:g}"
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    return {"at": now, "command": f'make chaos ARGS="{arguments}"'}
 
 
 def wait_agents(stand: Stand) -> None:
