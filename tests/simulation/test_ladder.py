@@ -111,8 +111,9 @@ def test_a_restart_on_poisoned_beliefs_goes_down_the_ladder_and_a_good_record_le
     poison(played, KINDS)  # what is believed over all kinds of work is still good
     restart_match(played)
     more(played)
-    assert decided(played)["prior"] > 0
-    assert decided(played)["round-robin"] == 0
+    assert decided(played)["prior"] > decided(played)["round-robin"], (
+        "round-robin: a domain nobody was taught"
+    )
     poison(played, ("",))
     restart_match(played)
     more(played)
@@ -123,6 +124,5 @@ def test_a_restart_on_poisoned_beliefs_goes_down_the_ladder_and_a_good_record_le
     more(played)
     last = decided(played) - before
     assert last[None] > 0
-    assert set(last) <= {None, "round-robin"}, (
-        "round-robin: a kind nobody was taught, poisoned and never mended"
-    )
+    assert last[None] > last["prior"], "prior: a kind nobody was taught, poisoned and never mended"
+    assert last["last-beliefs"] == last["round-robin"] == 0
