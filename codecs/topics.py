@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from aos.codecs.fields import Record
@@ -22,7 +22,7 @@ class Topic:
 
     `edge` topics are written or read by outsiders; `per_tenant` ones exist once for each tenant
     (``name.<tenant>``, the plain name is the default tenant's); `bytes_max` bounds one message. `reserved`: no
-    processor of this release writes it; what will.
+    processor of this release writes it; what will. `fixed`: its partitions are never added to.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Topic:
     retention_ms: int = 24 * _HOUR_MS
     bytes_max: int = INNER_BYTES_MAX
     reserved: str = ""
+    fixed: bool = False
 
     @property
     def schema(self) -> Record:
@@ -62,7 +63,9 @@ TOPICS: dict[str, Topic] = {
         _edge("aos.agents", "registration", "Agents that services offer"),
         _edge("aos.heartbeats", "heartbeat", "Replicas say that they live"),
         _edge("aos.outcomes", "outcome", "What agents answer"),
-        _edge("aos.calls", "call", "What agents at work ask for: child requests, changes of a shared context"),
+        _edge(
+            "aos.calls", "call", "What agents at work ask for: child requests, changes of a shared context"
+        ),
         _edge("aos.feedback", "feedback", "Callers' verdicts", per_tenant=True),
         _edge(
             "aos.controls", "control", "Orders: cancel, redrive, pause, drain, resume, approve", spread=False
@@ -78,7 +81,12 @@ TOPICS: dict[str, Topic] = {
         Topic("aos.fleet", "fleet-entry", "What the registry is told", spread=False),
         Topic("aos.corrections", "correction", "Callers' verdicts, validated"),
         Topic("aos.sightings", "sighting", "Foreign events, validated"),
-        Topic("aos.experiences", "experience", "What outcomes teach; a partition a learning domain"),
+        Topic(
+            "aos.experiences",
+            "experience",
+            "What outcomes teach; a partition a learning domain",
+            fixed=True,  # a domain's versions are offsets in its partition: elsewhere it would begin anew
+        ),
         _view("aos.agent-states", "agent-state", "The fleet as it is"),
         _view("aos.beliefs", "belief", "What is believed of agents"),
         _view("aos.patterns", "pattern", "Collaborations that were mined"),
@@ -143,6 +151,23 @@ def tenant_of(name: str, tenants: Iterable[str]) -> str | None:
         return DEFAULT_TENANT
     tenant = name[len(base) + 1 :]
     return tenant if tenant in set(tenants) else None
+
+
+# who decides on a partition by the number of partitions of the first, writes to that partition of all the others
+SHARED = (
+    ("aos.tasks", "aos.ledger", "aos.matches", "aos.trails", "aos.results"),  # the home of a request
+    (LANES[0], *LANES[1:], "aos.releases", "aos.decisions"),  # the partition of a cell
+)
+
+
+def shared_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """The number of partitions by topic, as who decides on one must see it: of the topics that share one the least, so
+    that partitions added to some of them alone change nothing."""
+    found = dict(counts)
+    for first, *others in SHARED:
+        if first in counts:
+            found[first] = min(count for name, count in counts.items() if base_of(name) in (first, *others))
+    return found
 
 
 def all_topics(tenants: Iterable[str]) -> list[Topic]:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from aos.agents.sdk.security import Security
 from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
-from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, tenant_topic
+from aos.codecs.topics import EDGE_BYTES_MAX, TOPICS, all_topics, inbox, shared_counts, tenant_topic
 from aos.infra.retention import run_now
 from aos.infra.security.connections import security
 from aos.infra.statistics import analyze_young
@@ -91,6 +91,10 @@ def deployment(settings: Settings, names: Iterable[str]) -> Deployment:
         spec_of=lambda name: inbox_spec(name, settings),
         replication=settings.replication,
         in_force=in_force,
+        counted=shared_counts,
+        grows=frozenset(
+            {"aos.ledger"}
+        ),  # what admit asks whether a home can be: others may have made it already
     )
 
 

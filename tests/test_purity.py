@@ -68,6 +68,7 @@ CLOCKS = {
         "infra/retention.py": "the default of the injected clock",
         "infra/security/certificates.py": "the default of the injected clock",
         "infra/cli/dead_letters.py": "what `--since 2h` is counted from",
+        "infra/cli/shadow.py": "what `--from 2h` is counted from",
     },
     "datetime.utcnow": {},
 }

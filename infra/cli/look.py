@@ -26,6 +26,7 @@ def add(app: typer.Typer) -> None:
         group.command("show")(shower)
         if name == "topics":
             group.command("acls")(topics_acls)
+            group.command("extend")(topics_extend)
         app.add_typer(group, name=name)
     for command in (sql, status, health, doctor):
         app.command(command.__name__)(command)
@@ -103,6 +104,26 @@ def topics_list(output: FormOption = Form.text) -> None:
 
     with at_hand() as settings:
         emit(asyncio.run(topics(settings)), output)
+
+
+def topics_extend(
+    partitions: Annotated[int, typer.Argument(min=1, help="How many each topic is to have at least.")],
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be added.")] = False,
+    output: FormOption = Form.text,
+) -> None:
+    """Add partitions to the topics while AOS runs; requests that are under way keep theirs.
+
+    Used by new requests once the worker of encode has been started again: set AOS_PARTITIONS for all workers by then.
+
+    Example: aos topics extend 4
+    """
+    from aos.infra.cli.context import required
+    from aos.infra.partitions import extend
+
+    rows = asyncio.run(extend(required(), partitions, dry_run))
+    emit(rows, output, ("topic", "before", "after"))
+    if not rows:
+        note("nothing to add: it is so already")
 
 
 def topics_show(topic: str, output: FormOption = Form.text) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from aos.infra.cli.output import Form, FormOption, emit_one, note
+from aos.infra.cli.shadow import replay_log
 
 WAKE_S = 0.5  # a signal may reach another thread: this one looks now and then
 
@@ -22,14 +23,15 @@ def add(app: typer.Typer) -> None:
     """Put this module's commands into the app."""
     for command in (up, demo, worker, migrate):
         app.command(command.__name__)(command)
-    group = typer.Typer(help="Play recorded outcomes through the pipeline.", no_args_is_help=True)
+    group = typer.Typer(help="Play what was recorded again.", no_args_is_help=True)
     group.callback()(_replay_group)
     group.command("outcomes")(replay_outcomes)
+    group.command("log")(replay_log)
     app.add_typer(group, name="replay")
 
 
 def _replay_group() -> None:
-    """Play recorded outcomes through the pipeline."""
+    """Play what was recorded again: outcomes through the pipeline, a log through one processor."""
 
 
 def up(

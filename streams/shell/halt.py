@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, NoReturn
 
 from aiokafka.errors import KafkaError
@@ -179,12 +179,19 @@ async def open_alerts(reader: Reader) -> dict[str, Alert]:
 
 
 class TopicWatch(Background):
-    """Sees topics that are deleted or made anew while their readers run: their offsets mean nothing any more."""
+    """Sees topics that are deleted or made anew while their readers run: their offsets mean nothing any more.
+
+    `counted` is told how many partitions each topic has.
+    """
 
     def __init__(
-        self, admins: Admins, ids: Mapping[str, str], readers: Iterable[tuple[Halt, Iterable[str]]]
+        self,
+        admins: Admins,
+        ids: Mapping[str, str],
+        readers: Iterable[tuple[Halt, Iterable[str]]],
+        counted: Callable[[Mapping[str, int]], None] = lambda counts: None,
     ) -> None:
-        self._admins, self._ids = admins, ids
+        self._admins, self._ids, self._counted = admins, ids, counted
         self._readers = [(halt, tuple(topics)) for halt, topics in readers]
         self._missed: dict[str, int] = {}
         super().__init__("topic watch")
@@ -208,9 +215,10 @@ class TopicWatch(Background):
             admin = None
             try:
                 admin = await self._admins.get()
-                there = {name: id for name, (id, _) in (await admin.ids()).items()}
+                found = await admin.ids()
             except KafkaError as error:
                 log.warning("the topics are not known: %s", error)
                 await self._admins.drop(admin)
                 continue
-            await self.judge(there)
+            self._counted({name: count for name, (_, count) in found.items()})
+            await self.judge({name: id for name, (id, _) in found.items()})

@@ -88,6 +88,12 @@ class Producer:
             targets = sorted({message.topic for message in messages})
             raise Undeliverable(f"{type(error).__name__} on {', '.join(targets)}: {error}") from error
 
+    async def _learn(self, message: Message) -> None:
+        """Ask for the topic's partitions again when one is not known: it was added since the last time."""
+        known = self._producer.client.cluster.partitions_for_topic(self._options.prefix + message.topic)
+        if known is not None and message.partition not in known:
+            await self._producer.client.force_metadata_update()
+
     async def _send(self, message: Message) -> asyncio.Future[Any]:
         if self._ensure is not None and message.topic not in self._known:
             await self._ensure(message.topic)
@@ -95,6 +101,7 @@ class Producer:
         size = len(message.value) + len(message.key or b"") + MESSAGE_OVERHEAD
         await self._gate.enter(size)
         try:
+            await self._learn(message)
             ack: asyncio.Future[Any] = await self._producer.send(
                 self._options.prefix + message.topic,
                 value=message.value,

@@ -111,13 +111,19 @@ class Snapshots:
         await self._producer.deliver([self._message(manifest, MANIFEST, text)])
 
     async def load(
-        self, processor: str, partition: int, ids: Mapping[str, str], refused: Verdict = unjudged
+        self,
+        processor: str,
+        partition: int,
+        ids: Mapping[str, str],
+        refused: Verdict = unjudged,
+        wanted: Callable[[Manifest], bool] = lambda manifest: True,
     ) -> Snapshot | None:
-        """The newest valid snapshot of these very topics that `refused` finds nothing against, or None."""
+        """The newest valid one of the snapshots of these very topics that are `wanted` and that `refused` finds
+        nothing against, or None."""
         async with self._lock:
             await self._scan()
             slots = self._slots(processor, partition)
-            usable = [m for m in slots if m.format == FORMAT and _same(m.ids, ids)]
+            usable = [m for m in slots if m.format == FORMAT and _same(m.ids, ids) and wanted(m)]
             for manifest in sorted(usable, key=lambda m: m.rank, reverse=True):
                 body = await self._body(manifest)
                 if body is None or not _readable(found := Snapshot(manifest, body)):

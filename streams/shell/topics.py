@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -39,6 +39,7 @@ class TopicSpec:
     compacted: bool = False
     retention_ms: int = 24 * 3_600_000
     max_bytes: int = 8 * MIB
+    fixed: bool = False  # never extended: it may have fewer partitions than the setting says by now
 
     def config(self) -> dict[str, str]:
         """The broker's settings of this topic."""
@@ -58,7 +59,7 @@ class TopicSpec:
 def spec_of(topic: Topic, partitions: int) -> TopicSpec:
     """The specification of a topic of `codecs.topics`, with as many partitions as the setting says."""
     count = partitions if topic.spread else 1
-    return TopicSpec(topic.name, count, topic.compacted, topic.retention_ms, topic.bytes_max)
+    return TopicSpec(topic.name, count, topic.compacted, topic.retention_ms, topic.bytes_max, topic.fixed)
 
 
 class Admin:
@@ -100,6 +101,13 @@ class Admin:
         resource = ConfigResource(ConfigResourceType.TOPIC, self._options.prefix + name)
         answers = await self._client.describe_configs([resource])
         return {row[0]: row[1] for answer in answers for result in answer.resources for row in result[4]}
+
+    async def extend(self, counts: Mapping[str, int]) -> None:
+        """Give topics so many partitions in all. KafkaError when the broker refuses one."""
+        prefix = self._options.prefix
+        await self._client.create_partitions(
+            {prefix + name: NewPartitions(total_count=count) for name, count in counts.items()}
+        )
 
     async def committed(self, group: str) -> dict[tuple[str, int], int]:
         """What a group has done: its next offset by topic (without prefix) and partition."""
@@ -143,8 +151,11 @@ async def verify(admin: Admin, specs: Iterable[TopicSpec]) -> None:
         if spec.name not in there:
             wrong.append(f"{spec.name} is missing")
             continue
-        if there[spec.name][1] < spec.partitions:
-            wrong.append(f"{spec.name} has {there[spec.name][1]} partitions, not {spec.partitions}")
+        if there[spec.name][1] < spec.partitions and not spec.fixed:
+            said = (
+                f"has {there[spec.name][1]} partitions, not {spec.partitions}: `aos topics extend` adds them"
+            )
+            wrong.append(f"{spec.name} {said}")
         found = await admin.config(spec.name)
         for key in ("cleanup.policy", "message.timestamp.type"):
             if found.get(key) != spec.config()[key]:

@@ -44,7 +44,7 @@ from aos.streams.shell.sinks import Sink, SinkRunner
 from aos.streams.shell.snapshots import Snapshots
 from aos.streams.shell.topics import Admin, TopicSpec, missing
 from aos.streams.shell.views import ViewService
-from aos.streams.shell.watchdog import Moving, Watchdog
+from aos.streams.shell.watchdog import Fetched, Moving, Place, Watchdog
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Deployment:
 
     `reads` overrides a processor's input topics (tenants' own edge topics); `spec_of` tells how to make a topic
     that an output goes to for the first time (inboxes), None if it must exist. `in_force` puts the settings of the
-    moment into what a step may look at.
+    moment into what a step may look at. `counted` makes of the partitions that topics have those that steps see;
+    partitions that are added while a worker runs are seen of the topics in `grows` alone.
     """
 
     processors: Sequence[Processor]
@@ -67,6 +68,8 @@ class Deployment:
     spec_of: Callable[[str], TopicSpec | None] = lambda name: None
     replication: int = 1
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
+    counted: Callable[[Mapping[str, int]], Mapping[str, int]] = lambda counts: counts
+    grows: frozenset[str] = frozenset()
 
     def inputs(self, processor: Processor) -> tuple[str, ...]:
         return self.reads.get(processor.name, processor.reads)
@@ -156,6 +159,7 @@ class Worker:
         self._sizes: dict[str, int] = {}
         self.stopping = False
         self._watchdog = Watchdog(options.watchdog_s, self._watched)
+        self._fetched = Fetched(options.watchdog_s, self.reader, self._wanted)
 
     async def start(self) -> None:
         for prepare in filter(None, (processor.prepare for processor in self.deployment.processors)):
@@ -175,9 +179,11 @@ class Worker:
             self.admins,
             self._ids,
             [(port.kit.halt, self.deployment.inputs(port.kit.processor)) for port in self.ports],
+            self._counted,
         )
         self._topic_watch.start()
         self._watchdog.start()
+        self._fetched.start()
 
     def stop_soon(self) -> None:
         """A stop was asked for; `stop` follows, or the watchdog ends the process."""
@@ -186,7 +192,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Settle all, commit, leave."""
-        watches = [one for one in (*self.downstream, self._topic_watch) if one is not None]
+        watches = [one for one in (*self.downstream, self._topic_watch, self._fetched) if one is not None]
         await asyncio.gather(*(app.stop() for app in self.apps), *(one.stop() for one in watches))
         await asyncio.gather(self.views.stop(), self.reader.stop(), self.producer.stop(), self.admins.drop())
         self._watchdog.stop()
@@ -271,7 +277,7 @@ class Worker:
             for name in wanted:
                 self._sizes[name] = await self._size(admin, name)
         self._ids.update({name: id for name, (id, _) in there.items()})
-        self.partitions.update({name: count for name, (_, count) in there.items()})
+        self.partitions.update(self.deployment.counted({name: count for name, (_, count) in there.items()}))
 
     async def _size(self, admin: Admin, name: str) -> int:
         """Bytes of a value that fits the topic with its record batch header and our message headers."""
@@ -288,11 +294,26 @@ class Worker:
                 self.partitions[name] = spec.partitions
                 self._sizes[name] = spec.max_bytes - 1024
             else:
-                self.partitions.update({topic: count for topic, (_, count) in (await admin.ids()).items()})
+                there = {topic: count for topic, (_, count) in (await admin.ids()).items()}
+                self.partitions.update(
+                    {topic: count for topic, count in there.items() if topic not in self.partitions}
+                )
+
+    def _counted(self, counts: Mapping[str, int]) -> None:
+        self.partitions.update({name: counts[name] for name in self.deployment.grows if name in counts})
 
     def _wake(self) -> None:
         for port in self.ports:
             port.wake()
+
+    def _wanted(self) -> dict[Place, int]:
+        """The next offset of every partition that would take more now."""
+        cut, found = len(self.options.prefix), dict[Place, int]()
+        for port in self.ports:
+            for tp, flight in port.kit.consumer.flights.items():
+                if flight.next is not None and port.wants(tp):
+                    found[port.kit.processor.name, tp.topic[cut:], tp.partition] = flight.next
+        return found
 
     def _watched(self) -> Sequence[Moving]:
         found: list[Moving] = []
@@ -347,6 +368,7 @@ def quiet() -> None:
     for name in ("aiokafka", "faust", "mode", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)
+    logging.getLogger("aiokafka").addFilter(Seldom())
 
 
 def tune() -> None:
@@ -368,7 +390,6 @@ def run(
     tune()
     uvloop.install()  # also for the loops of Faust's consumer threads
     try:
-    logging.getLogger("aiokafka").addFilter(Seldom())
         return asyncio.run(serve(deployment, options, started, make))
     except (AosError, KafkaError) as error:
         alone = isinstance(error, KafkaError) and not options.security.users  # else `crew` knows who it was

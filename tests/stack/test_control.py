@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Feeder, Stand, check_fold
+from harness import Feeder, Process, Stand, check_fold
+from toys import SLOW
 
 pytestmark = pytest.mark.stack
 REST_S = 1.5
@@ -146,3 +148,71 @@ async def test_a_watchdog_does_not_take_rest_for_a_wedge(stand: Stand) -> None:
         await stand.caught_up("toy-fold", "toy.in")
         assert await worker.end() == 0, worker.tail()
     assert (await check_fold(stand, 2)).good
+
+
+# a worker that stands still without an order ends, and the next one goes on
+
+
+async def ended_by_the_watchdog(worker: Process, why: str) -> float:
+    """Seconds until it ends by itself, for that reason."""
+    began = time.monotonic()
+    async with asyncio.timeout(60):
+        assert await worker.process.wait() == 70, worker.tail()
+    assert why in worker.tail()
+    return time.monotonic() - began
+
+
+async def test_a_step_that_blocks_the_event_loop_ends_the_process(stand: Stand) -> None:
+    """Half an hour in one step: without the watchdog's thread nobody would know."""
+    stand.processors, stand.extra["slow_s"] = ["toy-row"], 1800.0
+    stand.settings["watchdog_s"] = 2.0
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([1])
+        await feeder.rows([SLOW])
+        await feeder.producer.flush()
+        await ended_by_the_watchdog(worker, "the event loop did not turn")
+        stand.extra["slow_s"] = 0.0
+        again = await stand.worker()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0, again.tail()
+    assert {row[0] for row in await stand.rows("toy.small")} == {1, SLOW}
+
+
+async def test_work_in_hand_that_does_not_move_ends_the_process(stand: Stand) -> None:
+    """Its outputs are never acknowledged, the event loop turns, and nothing fails."""
+    stand.processors = ["toy-row"]
+    worker = await stand.worker(watchdog_s=1.0, ack_delay_s=1800.0)
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows([1])
+        await feeder.producer.flush()
+        await ended_by_the_watchdog(worker, "has work and did not move")
+        again = await stand.worker()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0, again.tail()
+    assert {row[0] for row in await stand.rows("toy.small")} == {1}
+
+
+async def test_a_lag_of_which_nothing_comes_ends_the_process_and_a_long_rest_does_not(stand: Stand) -> None:
+    """The consumer is silently dead. Before that it rests for longer than the watchdog's patience, and gets a message:
+    that is no reason. Without `Fetched` it stays for ever, with everything in good order."""
+    stand.processors = ["toy-row"]
+    stand.extra["deaf_after_s"] = 8.0
+    worker = await stand.worker(watchdog_s=1.0)
+    stand.extra.clear()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await asyncio.sleep(5.0)
+        await feeder.rows([1])
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        await asyncio.sleep(4.0)
+        assert worker.process.returncode is None, worker.tail()
+        await feeder.rows([2])
+        await feeder.producer.flush()
+        await ended_by_the_watchdog(
+            worker, "nothing comes of what is there: [(('toy-row', 'toy.rows', 0), 1)]"
+        )
+        again = await stand.worker()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await again.end() == 0, again.tail()
+    assert {row[0] for row in await stand.rows("toy.small")} == {1, 2}

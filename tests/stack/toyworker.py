@@ -121,14 +121,22 @@ def main() -> int:
     if sys.stdin.readline().strip() != "go":
         return 0
 
+    async def deafen(worker: Worker) -> None:
+        """From now on nothing is fetched, and nobody says so: what a consumer that is silently dead looks like."""
+        await asyncio.sleep(given["deaf_after_s"])
+        for app in worker.apps:
+            app.consumer._getmany = lambda **_: asyncio.sleep(3600)  # type: ignore[union-attr]
+
     async def started(worker: Worker) -> None:
         await worker.ready()
+        deaf = asyncio.create_task(deafen(worker)) if "deaf_after_s" in given else None
         print("ready", flush=True)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, show, worker)
         while True:
             await asyncio.sleep(0.5)
             shown = {name: metrics.as_dict() for name, metrics in worker.metrics.items()}
             (folder / f"metrics-{given['options']['ordinal']}").write_text(json.dumps(shown))
+            assert deaf is None or not deaf.done() or not deaf.exception()
 
     return run(deployment, Options(**given["options"]), started)
 

@@ -1,5 +1,7 @@
 """Orders to processors, and how a loop stands still: which order holds, what waits for the resume."""
 
+# ruff: noqa: F811 (the fixtures of the loop's own tests are used here)
+
 from __future__ import annotations
 
 import asyncio
@@ -115,7 +117,7 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[TP, int], str]]:
 async def test_a_loop_stands_between_two_rounds_and_what_waited_comes_again(
     given: Given,
     world: World,
-    marks: list[Any],  # noqa: F811
+    marks: list[Any],
 ) -> None:
     loop = given(copy, topics=("in", "other"))
     running = asyncio.create_task(loop.run())
@@ -142,7 +144,7 @@ async def test_a_loop_stands_between_two_rounds_and_what_waited_comes_again(
 async def test_a_loop_that_stands_from_its_start_does_not_even_tick(
     given: Given,
     world: World,
-    marks: list[Any],  # noqa: F811
+    marks: list[Any],
 ) -> None:
     def due(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
         world.events.append("ticked")
@@ -164,7 +166,7 @@ async def test_a_loop_that_stands_from_its_start_does_not_even_tick(
 async def test_a_topic_that_the_state_holds_is_not_let_go_by_a_resume(
     given: Given,
     world: World,
-    marks: list[Any],  # noqa: F811
+    marks: list[Any],
 ) -> None:
     def holding(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
         return Step(state, paused=frozenset({"slow"}))
@@ -219,7 +221,7 @@ async def test_the_word_stands_where_the_work_does_and_never_before_what_is_comm
     assert group.flights[TP("done", 0)].position() is None, "no later commit takes the word away"
 
 
-async def test_a_word_that_is_not_taken_is_said_again(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+async def test_a_word_that_is_not_taken_is_said_again(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aos.streams.shell.rest.AGAIN_S", 0.01)
     group: Any = Group(done=5)
     group.takes = False
