@@ -140,7 +140,7 @@ def _complete(request: Request) -> bool:
     for step in request.steps:
         if step.judges >= 0 and step.judges not in step.after:
             step.after = [*step.after, step.judges]
-        if any(not 0 <= number < request.size for number in step.after):
+        if step.after and any(not 0 <= number < request.size for number in step.after):
             return False
     return True
 

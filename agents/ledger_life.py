@@ -98,7 +98,7 @@ def nobody(turn: Turn, request: Request, step: Step) -> None:
 
 def begin(turn: Turn, request: Request, step: Step) -> None:
     """All its predecessors are done."""
-    if sum(len(request.steps[number].output or b"") for number in step.after) > INPUT_BYTES_MAX:
+    if step.after and sum(len(request.steps[n].output or b"") for n in step.after) > INPUT_BYTES_MAX:
         fail(turn, request, step, "AOS2004", f"inputs of step {step.name} exceed {INPUT_BYTES_MAX} bytes")
     elif step.plan is None:
         step.state = MATCHING
@@ -263,7 +263,7 @@ def finish(turn: Turn, request: Request, step: Step) -> None:
 
 def may_begin(request: Request, step: Step) -> bool:
     """Whether all its predecessors are done."""
-    return all(request.steps[number].state == DONE for number in step.after)
+    return not step.after or all(request.steps[number].state == DONE for number in step.after)
 
 
 def settle(turn: Turn, request: Request, judged: Step) -> None:

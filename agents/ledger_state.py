@@ -168,7 +168,10 @@ class Request:
 class State:
     """All of one partition. The heap only says where to look: what is due stands in requests and steps."""
 
-    __slots__ = ("_heap", "_heap_max", "accounts", "children", "dealt", "memory", "partition", "requests")
+    __slots__ = (
+        "_count", "_count_max", "_due", "_sorted", "_times", "accounts", "children", "dealt", "memory", "partition",
+        "requests",
+    )  # fmt: skip
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
@@ -177,8 +180,12 @@ class State:
         self.memory = Memory()
         self.dealt: dict[str, int] = {}  # by service: attempts sent to its inbox
         self.accounts = Accounts(partition)
-        self._heap: list[tuple[int, bytes, int]] = []
-        self._heap_max = HEAP_SLACK
+        # what a message makes due is mostly due at the same moment: one entry of the heap for all of it
+        self._times: list[int] = []  # a heap of the moments in `_due`
+        self._due: dict[int, list[tuple[bytes, int]]] = {}  # by moment: where to look, (request_id, step)
+        self._sorted: int | None = None  # the moment whose list is a heap too: it is being popped
+        self._count = 0  # of all in `_due`, stale ones too
+        self._count_max = HEAP_SLACK
 
     def enter(self, request: Request) -> None:
         """The request is in flight, with the steps it was asked with."""
@@ -207,8 +214,16 @@ class State:
 
     def wake(self, due: int, request_id: bytes, number: int) -> None:
         """Look at step `number` (-1: at the request's deadline) when `due` has passed."""
-        heapq.heappush(self._heap, (due, request_id, number))
-        if len(self._heap) > self._heap_max:
+        places = self._due.get(due)
+        if places is None:
+            self._due[due] = [(request_id, number)]
+            heapq.heappush(self._times, due)
+        elif due == self._sorted:
+            heapq.heappush(places, (request_id, number))
+        else:
+            places.append((request_id, number))
+        self._count += 1
+        if self._count > self._count_max:
             self.rebuild()
 
     def deal(self, service: str, partitions: int) -> int:
@@ -218,29 +233,45 @@ class State:
         return count % partitions
 
     def rebuild(self) -> None:
-        """The heap from what is due, without stale entries."""
-        heap = [(r.deadline, id, -1) for id, r in self.requests.items()]
-        heap += [(s.due, id, s.number) for id, r in self.requests.items() for s in r.steps if s.due]
-        heapq.heapify(heap)
-        self._heap = heap
-        self._heap_max = max(HEAP_SLACK, 2 * len(heap))
+        """Where to look from what is due, without stale entries."""
+        self._due = {}
+        for id, request in self.requests.items():
+            self._due.setdefault(request.deadline, []).append((id, -1))
+            for step in request.steps:
+                if step.due:
+                    self._due.setdefault(step.due, []).append((id, step.number))
+        self._times = sorted(self._due)
+        self._sorted = None
+        self._count = sum(map(len, self._due.values()))
+        self._count_max = max(HEAP_SLACK, 2 * self._count)
 
     def pop_due(self, now: int) -> tuple[Request, Step | None] | None:
         """The next one that is due: a step, or the whole request when its deadline has passed."""
-        while self._heap and self._heap[0][0] <= now:
-            due, request_id, number = heapq.heappop(self._heap)
-            found = self._find(due, request_id, number)
-            if found is not None:
-                return found
-        return None
+        due = self.next_due()
+        if due is None or due > now:
+            return None
+        self._count -= 1
+        return self._find(due, *heapq.heappop(self._due[due]))
 
     def next_due(self) -> int | None:
-        """When something is due next, None when nothing is."""
-        heap = self._heap
-        while heap:
-            if self._find(*heap[0]) is not None:
-                return heap[0][0]
-            heapq.heappop(heap)
+        """When something is due next, None when nothing is. What is stale before it is dropped."""
+        times = self._times
+        while times:
+            due = times[0]
+            places = self._due[due]
+            if due != self._sorted:
+                self._count -= len(places)
+                places[:] = [place for place in places if self._find(due, *place) is not None]
+                self._count += len(places)
+                heapq.heapify(places)
+                self._sorted = due
+            while places and self._find(due, *places[0]) is None:
+                heapq.heappop(places)
+                self._count -= 1
+            if places:
+                return due
+            del self._due[heapq.heappop(times)]
+            self._sorted = None
         return None
 
     def _find(self, due: int, request_id: bytes, number: int) -> tuple[Request, Step | None] | None:

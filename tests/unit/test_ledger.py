@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aos.agents.ledger_intake import entries
 from aos.agents.ledger_memory import SCHEMA, Memory
 from aos.agents.ledger_plans import ALTERNATIVES, FILTERED, RUNS_MAX, Plans, gather
-from aos.agents.ledger_state import HEAP_SLACK, State
+from aos.agents.ledger_state import HEAP_SLACK, Common, Request, State
 from aos.codecs.rows import from_dicts
 from aos.streams import supervise
 from tests.unit.given_ledger import (
@@ -189,8 +189,29 @@ def test_stale_entries_of_the_heap_are_thrown_away() -> None:
     request_id = id_of(1)
     for due in range(10 * HEAP_SLACK):
         world.state.wake(NOW + due, request_id, 0)
-    assert len(world.state._heap) <= HEAP_SLACK
+    assert sum(map(len, world.state._due.values())) == world.state._count <= HEAP_SLACK
     assert world.state.next_due() == NOW + 5 * SECOND
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9), st.booleans()), max_size=60))
+def test_what_is_due_comes_by_time_then_request_whenever_it_was_said(
+    said: list[tuple[int, int, bool]],
+) -> None:
+    """Requests come with a deadline, or what is due until a moment is asked for."""
+    state, expected = State(0), list[tuple[int, bytes]]()
+    for place, (due, number, comes) in enumerate(said):
+        if comes:
+            id = bytes([number, place]) + bytes(14)
+            state.requests[id] = Request(Common("", None, id, 0, 0, "", 0), deadline=due)
+            state.wake(due, id, -1)
+            expected.append((due, id))
+            continue
+        while (found := state.pop_due(due)) is not None:
+            moment, id = min(expected)
+            assert moment <= due
+            assert found == (state.requests.pop(id), None)
+            expected.remove((moment, id))
+        assert state.next_due() == min(expected, default=(None, b""))[0]
 
 
 @pytest.mark.parametrize("due", [0, 1])
