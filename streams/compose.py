@@ -38,6 +38,7 @@ from aos.agents.composing import (
     too_late,
     too_poor,
 )
+from aos.agents.ledger_values import values
 from aos.agents.ranking import salts
 from aos.codecs import columns as arrays
 from aos.codecs.rows import from_columns, record
@@ -235,7 +236,7 @@ def _requests(sheet: _Sheet, rows: np.ndarray) -> list[tuple[list[Need], str]]:
     counts once."""
     names = ("request_id", "round", "match_round", "domain", "step", "step_name", "require", "after")
     matches = sheet.matches.select(names).take(pa.array(rows))
-    columns = [matches.column(name).to_pylist() for name in names]
+    columns = [values(matches.column(name)) for name in names]
     requests: dict[tuple[bytes, int, int], dict[int, Need]] = {}
     domains: list[str] = []
     steps = zip(rows.tolist(), sheet.firsts(rows), (~sheet.partial[rows]).tolist(), *columns, strict=True)
