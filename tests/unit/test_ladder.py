@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,11 @@ from aos.codecs.rows import from_dicts
 from aos.streams import match
 from aos.streams.processor import Views
 from aos.streams.shell.codec import WireCodec
+from aos.streams.shell.downstream import Downstream
+from aos.streams.shell.kit import Kit
 from aos.streams.shell.options import Options
 from aos.streams.shell.views import ViewService
+from aos.streams.topology import PROCESSORS
 from aos.streams.views import REFUSED_MAX, VIEWS, Refused
 from tests.unit.given_fleet import NOW, batch_of, beliefs_of, fleet_of, task_rows, teach, views_of
 
@@ -233,3 +236,29 @@ def test_the_wishes_of_a_message_are_looked_at_one_by_one() -> None:
 def test_a_later_column_is_null_where_nothing_is_said() -> None:
     rows = pa.RecordBatch.from_pylist(matched(taught("", "k")))
     assert rows.column("rung").null_count == len(rows)
+
+
+# when the models are not to be had
+
+
+def test_a_teacher_that_leaves_its_lessons_undone_makes_views_stale_until_half_of_that() -> None:
+    options, nobody = Options("nowhere:0"), cast(Any, None)
+    watched = Downstream(options, nobody, nobody, "learn", "aos.experiences", 1, options.learned_s)
+    seen = []
+    for age in (5.1, 14.9, 15.1, 8.0, 7.4):
+        watched.judge(age)
+        kit: Any = SimpleNamespace(
+            processor=PROCESSORS["match"], options=options, staleness_s=lambda: 0.0, given=Views(),
+            outdated=lambda: watched.behind, in_force=lambda processor, views: views,
+        )  # fmt: skip
+        views: Any = Kit.views
+        seen.append(views.fget(kit).stale)
+    assert seen == [False, False, True, True, False]
+
+
+def test_only_what_decides_by_beliefs_rests_on_who_teaches_them() -> None:
+    resting = {name for name, processor in PROCESSORS.items() if processor.rests_on is not None}
+    assert resting == {"match"}
+    name, topic = PROCESSORS["match"].rests_on or ("", "")
+    assert "aos.beliefs" in PROCESSORS[name].writes
+    assert topic in PROCESSORS[name].reads
