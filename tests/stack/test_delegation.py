@@ -60,6 +60,54 @@ def test_an_agent_hands_out_parts_and_sums_what_comes_back_and_its_cost_is_their
     )
 
 
+ECHO = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
+
+
+def test_a_program_without_the_sdk_delegates_and_shares_by_plain_rows(up: Up) -> None:
+    """An agent that is no more than JSON messages: what docs/contract.md says is enough."""
+    produce_json(up, [{"service": "plain", "agent": "plain", "capabilities": ["plain"]}], "aos.agents")
+    produce_json(up, [{"service": "plain", "replica": "r"}], "aos.heartbeats")
+    produce_json(up, [{"id": "plain", "text": "delegate it", "require": ["plain"]}])
+    (work,) = _inbox(up, "work", 1)
+    echo = {name: _as_json(work[name]) for name in ECHO}
+    calls = [
+        echo | {"action": "share", "call": "c", "context": '{"by": "plain"}', "context_version": 0},
+        echo | {"action": "delegate", "call": "d", "text": "21", "require": ["double"]},
+        echo | {"action": "delegate", "call": "d", "text": "21", "require": ["double"]},  # in doubt: again
+        echo | {"action": "delegate", "call": "f", "text": "1", "require": ["double"], "token": "00" * 16},
+    ]
+    produce_json(up, calls, "aos.calls")
+    (result,) = _inbox(up, "result", 1)
+    (context,) = _inbox(up, "context", 1)
+    assert (result["call"], result["status"], result["payload"]) == ("d", "ok", b"42")
+    assert (context["call"], context["status"], context["context"]) == ("c", "ok", b'{"by":"plain"}')
+    produce_json(up, [echo | {"status": "ok", "payload": "done"}], "aos.outcomes")
+    rows = read_topic(up, "aos.results", lambda rows: any(r["id"] == "plain" for r in rows), 30)
+    (found,) = {r["request_id"]: r for r in rows if r["id"] == "plain"}.values()
+    assert (found["status"], found["payload"]) == ("ok", b"done")
+    assert len(children(up, found, 1)) == 1
+    query = "SELECT code FROM aos.notes WHERE kind = 'ignored' AND agent = 'plain'"
+    assert sql_until(up, query, lambda rows: rows) == [("AOS3007",)]
+
+
+def _inbox(up: Up, kind: str, count: int) -> list[dict[str, Any]]:
+    """Rows of a kind in the plain agent's inbox; it goes on beating meanwhile."""
+    found: list[dict[str, Any]] = []
+    for _ in range(20):
+        produce_json(up, [{"service": "plain", "replica": "r"}], "aos.heartbeats")
+        rows = read_topic(
+            up, "aos.inbox.plain", lambda rows: sum(r["kind"] == kind for r in rows) >= count, 2
+        )
+        found = [row for row in rows if row["kind"] == kind]
+        if len(found) >= count:
+            break
+    return found
+
+
+def _as_json(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def test_an_agent_that_dies_while_it_waits_gets_the_same_children_and_no_others(up: Up) -> None:
     found = ask(up, id="crash", text="7 8", require=["plan"], budget_usd_micros=10_000)
     assert (found["status"], found["payload"]) == ("ok", b"30")
@@ -87,9 +135,9 @@ def test_members_of_a_request_write_one_context_at_once_and_the_step_after_them_
     steps.append({"name": "last", "require": ["read"], "after": names, "text": "read"})
     found = ask(up, id="shared", steps=steps)
     assert found["payload"] == f"4 {names}".encode()
-    rows = sql_until(
-        up, "SELECT context_version, context FROM aos.contexts ORDER BY 1", lambda r: len(r) == 4
-    )
+    whose = f"request_id = '{found['request_id'].hex()}'"
+    query = f"SELECT context_version, context FROM aos.contexts WHERE {whose} ORDER BY 1"
+    rows = sql_until(up, query, lambda rows: len(rows) == 4)
     assert [row[0] for row in rows] == [1, 2, 3, 4]
     assert json.loads(rows[-1][1]) == {name: f"by {name}" for name in names}
     assert "context 4 by writer" in why.tell(why.explain(up.settings.database_url, "shared"))
