@@ -172,7 +172,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         items = []
         for kind, work in works(batch, record.timestamp / 1000):
             if kind == "cancel":
-                self._cancel(work.idempotency_key)
+                self._cancel(work.idempotency_key, work.echo["token"])
             elif work.agent in self._group_of and work.seconds_left > 0:
                 items.append(Item(self._with_desk(work), at))
         self._offsets.read(at, len(items))
@@ -204,12 +204,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             self._desks[token] = desks
         self._offsets.answered(item.at)
 
-    def _cancel(self, key: str) -> None:
-        """Cancel a running attempt, or forget one that waits."""
+    def _cancel(self, key: str, token: bytes) -> None:
+        """Cancel a running attempt, or forget one that waits; one of a batch hears no more of what it asked for."""
         task = self._running.get(key)
         if task is not None:
             task.cancel()
             return
+        for desk in self._desks.get(token, ()):
+            desk.withdraw()
         for queue in self._queues.values():
             for item in _drain(queue):
                 if item.work.idempotency_key == key:
@@ -299,7 +301,10 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _attempts(self, group: Group, batch: list[Work]) -> list[dict[str, Any]]:
         replica = self._service.replica
         try:
-            async with asyncio.timeout(max(min(work.seconds_left for work in batch), 0.001)):
+            async with asyncio.timeout(max(min(work.seconds_left for work in batch), 0.001)) as clock:
+                for work in batch:
+                    if work.desk is not None:
+                        work.desk.start(clock)
                 values = await group.handler(batch)
             if len(values) != len(batch):
                 raise ValueError(f"{len(values)} answers to {len(batch)} pieces of work")
