@@ -140,6 +140,12 @@ class Desk:
         elif not waiting.done():
             waiting.set_result(note)
 
+    def withdraw(self) -> None:
+        """Nothing more will come: the attempt is somebody else's, or nobody's."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(DelegationFailed("cancelled", "AOS3004", "the attempt was withdrawn"))
+
     async def delegate(
         self, echo: Mapping[str, Any], name: str | None, columns: Mapping[str, Any]
     ) -> Delegated:

@@ -139,6 +139,16 @@ async def test_progress_gives_the_attempt_its_time_again_but_not_beyond_the_requ
     assert time.time() >= ends - 0.05
 
 
+async def test_who_waits_in_a_batch_hears_that_its_attempt_was_withdrawn() -> None:
+    office = Office()
+    child = asyncio.create_task(office.work.delegate("one"))
+    await asyncio.sleep(0.01)
+    office.desk.withdraw()
+    with pytest.raises(DelegationFailed) as caught:
+        await child
+    assert (caught.value.status, caught.value.code) == ("cancelled", "AOS3004")
+
+
 async def test_work_in_a_process_of_its_own_cannot_call() -> None:
     work = Office().work.plain()
     with pytest.raises(RuntimeError, match="own process"):
