@@ -365,6 +365,7 @@ LOOKED_AT: Mapping[str, Callable[[Any], Any]] = {
     "aos.patterns": lambda patterns: (patterns.pairs, patterns.counts),
     "aos.strategies": lambda strategies: strategies,
     "aos.settings": lambda settings: (settings.values, settings.version),
+    "aos.processors": lambda orders: orders.last,
 }
 
 
