@@ -9,6 +9,12 @@ import logging
 import time
 from collections.abc import Callable
 
+SELDOM = (
+    "aiokafka",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.producer.sender",
+)
 AGAIN_S = 10.0
 TEXTS_MAX = 1000  # remembered; more different ones are forgotten together
 

@@ -39,7 +39,7 @@ from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer
 from aos.streams.shell.reader import Reader
 from aos.streams.shell.runner import Runner
-from aos.streams.shell.seldom import Seldom
+from aos.streams.shell.seldom import SELDOM, Seldom
 from aos.streams.shell.sinks import Sink, SinkRunner
 from aos.streams.shell.snapshots import Snapshots
 from aos.streams.shell.topics import Admin, TopicSpec, missing
@@ -368,7 +368,8 @@ def quiet() -> None:
     for name in ("aiokafka", "faust", "mode", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)
-    logging.getLogger("aiokafka").addFilter(Seldom())
+    for name in SELDOM:
+        logging.getLogger(name).addFilter(Seldom())
 
 
 def tune() -> None:
