@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from aos.codecs.rows import from_dicts
 from aos.codecs.settings import Settings
+from aos.infra.logs import append
 from aos.infra.up import Up
-from tests.stack.loopkit import produce_json, running, settings_for, sql, sql_until
+from tests.stack.loopkit import produce_json, run, running, settings_for, sql, sql_until
 from tests.stack.test_config import aos
 
 DAY_MS = 86_400_000
+EPOCH = time.time_ns() // 1000
 
 
 def told(settings: Settings, *arguments: str) -> Any:
@@ -105,6 +108,40 @@ def test_processors_stand_and_go_on_by_command_and_every_request_ends_once(
         assert dict(ended) == dict.fromkeys(sent, 1)
         assert sql(up, "SELECT count(*) FROM aos.doubled")[0][0] == 0
     measure(f"{len(sent)} requests while seven processors stood in turn: 0 lost, 0 twice")
+
+
+def alert(name: str, kind: str, seen_at: int) -> Any:
+    row = {
+        "alert": name, "kind": kind, "source": "admit", "subject": "aos.feedback", "message": "it is gone",
+        "evidence": "{}", "seen_at": EPOCH + seen_at,
+    }  # fmt: skip
+    return from_dicts("alert", [row])
+
+
+def test_health_fails_while_an_alert_is_open_and_sql_has_what_is(
+    bootstrap: str, database_url: str, topic_prefix: str
+) -> None:
+    """Said twice it is open once, since the first time; cleared and opened again it is open since then."""
+    settings = settings_for(bootstrap, database_url, topic_prefix)
+    with running(settings, services=0) as up:
+        told(settings, "health")
+        for name, kind, at in (
+            ("a", "opened", 10), ("a", "opened", 20), ("b", "opened", 10), ("b", "cleared", 11), ("c", "opened", 5),
+            ("c", "cleared", 6), ("c", "opened", 7), ("c", "opened", 9),
+        ):  # fmt: skip
+            run(append(settings, "aos.alerts", alert(name, kind, at), b"", ""))
+        done = aos(settings, "health", "-o", "json")
+        assert done.returncode == 1
+        report = json.loads(done.stdout)
+        assert [one["alert"] for one in report["alerts"]] == ["a", "c"]
+        assert (report["processors"], report["healthy"]) == ("up", False)
+        times = [f"(extract(epoch FROM {name}) * 1e6)::bigint - {EPOCH}" for name in ("opened_at", "seen_at")]
+        query = f"SELECT alert, {', '.join(times)} FROM aos.open_alerts ORDER BY 1"
+        assert sql_until(up, query, lambda rows: len(rows) == 2) == [("a", 10, 20), ("c", 7, 9)]
+        for name in ("a", "c"):
+            run(append(settings, "aos.alerts", alert(name, "cleared", 30), b"", ""))
+        told(settings, "health")
+        assert sql_until(up, query, lambda rows: not rows) == []
 
 
 def test_a_plain_message_is_an_order_and_what_is_none_is_told(
