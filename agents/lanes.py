@@ -157,8 +157,15 @@ class Lane(Generic[B]):
             for queue in self.queues.values():
                 yield from queue.values()
             return
-        while self.peek() is not None:
-            yield self.advance()
+        heads, clocks = self._heads, self.clocks
+        while heads:
+            level, group, clock, ready_at, sequence, row, rows = heads[0]
+            current = clocks[row.tenant]
+            if current > clock:  # the tenant had a row since
+                heapq.heapreplace(heads, (level, group, current, ready_at, sequence, row, rows))
+                continue
+            yield row
+            self.advance()  # after it was charged: its queue's next row then stands where it belongs at once
 
     def _head(self, group: int, row: Waiting[B], rows: Iterator[Waiting[B]]) -> Head[B]:
         level = self.number
