@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aos.codecs.rows import from_dicts
+from tests.unit.given_calls import delegated, shared
 from tests.unit.given_ledger import (
     SECOND,
     Row,
@@ -156,6 +157,20 @@ class Machine(RuleBasedStateMachine):
         said = {"round": work["round"], "agent": work["agent"], "code": "AOS3009"}
         self._say(refused(number_of(work), work["step"], work["attempt"], **said))
 
+    @precondition(lambda self: self.works)
+    @rule(
+        index=INDEX, call=st.sampled_from(["a", "b"]), budget=st.sampled_from([None, 5]), share=st.booleans()
+    )
+    def call(self, index: int, call: str, budget: int | None, share: bool) -> None:
+        """Somebody at work, or long done, hands out a part or changes the context."""
+        work = self.works[-1 - index % min(4, len(self.works))]
+        echo = {n: work[n] for n in ("step", "attempt", "agent")} | {"token_round": work["round"]}
+        if share:
+            self._say(shared(b'{"k": 1}', work["context_version"] or 0, call, work["request_id"], **echo))
+        else:
+            said = {"text": f"do {call}", "budget_usd_micros": budget}
+            self._say(delegated(call, work["request_id"], **said, **echo))
+
     @rule(score=st.sampled_from([None, 0.25]))
     def serve(self, score: float | None) -> None:
         """All others do what they should, once: everything waiting goes one stage on."""
@@ -264,7 +279,8 @@ class Machine(RuleBasedStateMachine):
             if again[name] is not None:
                 again[name] = round(again[name].timestamp() * SECOND)
         self.pending.append(again)
-        self.begun.add((again["request_id"], again["round"]))
+        if again["kind"] == "requested":
+            self.begun.add((again["request_id"], again["round"]))
 
     @invariant()
     def nothing_happens_twice(self) -> None:
@@ -281,7 +297,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Nobody does anything any more: time alone ends every request and frees every slot."""
-        for _ in range(4):
+        for _ in range(8):
             self.fold(0.0)
             self._tick(3600.0)
         assert not self.world.state.requests
@@ -305,6 +321,11 @@ def walk(machine: Machine, random: Random, steps: int) -> None:
         (2, "lanes", lambda: machine.refuse(index())),
         (6, "works", lambda: machine.answer(index(), random.choice(STATUSES), random.choice([None, 0.25]))),
         (1, "works", lambda: machine.lose(index())),
+        (
+            2,
+            "works",
+            lambda: machine.call(index(), random.choice("ab"), random.choice([None, 5]), index() % 3 == 0),
+        ),
         (2, "", lambda: machine.serve(0.5)),
         (2, "numbers", lambda: machine.order(index(), random.choice(ORDERS))),
         (2, "log", lambda: machine.repeat(index(), 1 + index() % 6)),
@@ -321,7 +342,7 @@ def walk(machine: Machine, random: Random, steps: int) -> None:
 
 
 def test_long_walks_of_everybody_keep_the_ledgers_promises_and_miss_no_way_to_end() -> None:
-    ends, trails, reasons = set(), set(), set()
+    ends, trails, reasons, answers = set(), set(), set(), set()
     for seed in range(3):
         machine = Machine()
         walk(machine, Random(seed), 400)
@@ -329,6 +350,9 @@ def test_long_walks_of_everybody_keep_the_ledgers_promises_and_miss_no_way_to_en
         ends |= {result["status"] for result in said["aos.results"]}
         trails |= {(trail["kind"], trail["status"]) for trail in said["aos.trails"]}
         reasons |= {release["reason"] for release in said["aos.releases"]}
+        inboxes = [row for topic, rows in said.items() if topic.startswith("aos.inbox.") for row in rows]
+        answers |= {(row["kind"], row["status"]) for row in inboxes if row["call"] is not None}
     assert ends == {"ok", "failed", "rejected", "expired", "cancelled"}
     assert {("attempt", status) for status in ("ok", "failed", "timeout", "cancelled", "expired")} <= trails
     assert reasons == {"ok", "failed", "timeout", "cancelled", "expired", "ignored"}
+    assert {("result", "ok"), ("context", "ok")} <= answers
