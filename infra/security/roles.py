@@ -27,6 +27,7 @@ from aos.streams.store_tables import TABLES
 OWNER, WRITER, READER = "aos_owner", "aos_writer", "aos_reader"
 LOGINS_MAX = 10  # connections of one tenant at once
 STATEMENT_LIMIT = "60s"  # a tenant may raise it: against mistakes, not against malice
+SPILL_MAX = "256MB"  # of a session's sorts on disk; only a superuser may raise it
 TENANT = re.compile(r"[A-Za-z0-9._-]{1,52}")  # a part of topics' names; so long that no role's name is cut
 
 Statement = sql.SQL | sql.Composed
@@ -141,6 +142,9 @@ def nothing_to_all_sql() -> list[Statement]:
     return [
         _for_database("REVOKE ALL ON DATABASE %I FROM PUBLIC"),
         *_extension("REVOKE", "FROM PUBLIC"),
+        sql.SQL("REVOKE ALL ON SCHEMA aos, aos_data FROM PUBLIC"),
+        sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA aos, aos_data FROM PUBLIC"),
+        sql.SQL("REVOKE ALL ON ALL ROUTINES IN SCHEMA aos, aos_data FROM PUBLIC"),
         sql.SQL(_NO_EFFECTS).format(sql.Literal(sql.SQL(_EFFECTS_BODY).format(patterns).as_string(None))),
     ]
 
@@ -298,6 +302,10 @@ def login_sql(tenant: str, verifier: str) -> list[Statement]:
         sql.SQL("GRANT {} TO {}").format(role, login),
         sql.SQL("ALTER ROLE {} SET search_path = {}").format(login, role),
         sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(login, sql.Literal(STATEMENT_LIMIT)),
+        sql.SQL("ALTER ROLE {} SET temp_file_limit = {}").format(login, sql.Literal(SPILL_MAX)),
+        sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = {}").format(
+            login, sql.Literal(STATEMENT_LIMIT)
+        ),
         sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(login),
     ]
 

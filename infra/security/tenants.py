@@ -16,7 +16,7 @@ import psycopg
 
 from aos.codecs.errors import SettingsError
 from aos.infra.database import link
-from aos.infra.migrate import LOCK, TENANT, migrate
+from aos.infra.migrate import LOCK, ROLES, TENANT, migrate
 from aos.infra.security.passwords import as_role, new_password, verifier, write_passfile
 from aos.infra.security.roles import Statement, login_role, login_sql, no_login_sql, tenant_role
 
@@ -42,7 +42,7 @@ def grant(url: str, tenant: str, file: Path | None = None) -> Login:
     """
     tenant_role(tenant)  # a name that cannot be is told before anything is done
     admin = as_role(url, SUPERUSER)
-    _check_who_is_asked(admin)
+    _check_ready(admin)
     migrate(admin, tenants=[tenant])
     password = new_password()
     _run(admin, login_sql(tenant, verifier(password)))
@@ -83,13 +83,23 @@ def listed(url: str) -> list[dict[str, Any]]:
     ]
 
 
-def _check_who_is_asked(url: str) -> None:
-    """Refuse a server that lets everybody in without asking: there a login would be a promise that nobody keeps."""
+def _check_ready(url: str) -> None:
+    """Refuse a server that lets everybody in without asking, where a login would be a promise that nobody keeps, and a
+    database without roles: to make them changes who owns its tables, which is not what was asked for."""
     with link(url) as connection:
         asked = connection.pgconn.used_password or connection.pgconn.ssl_in_use
+        made = connection.execute("SELECT to_regclass('public.aos_migration') IS NOT NULL").fetchone() == (
+            True,
+        )
+        if made:
+            made = bool(
+                connection.execute("SELECT FROM public.aos_migration WHERE name = %s", (ROLES,)).rowcount
+            )
     if not asked:
         raise SettingsError("AOS5010", "this database asks nobody who he is: logins would keep no one out",
                             "start it with `aos up --secure`")  # fmt: skip
+    if not made:
+        raise SettingsError("AOS5005", "the database has no roles", "run `aos migrate --roles`")
 
 
 def _run(url: str, statements: Sequence[Statement]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import psycopg
 import pytest
 
-from aos.codecs.errors import TransientError
+from aos.codecs.errors import SettingsError, TransientError
 from aos.codecs.settings import Settings
 from aos.infra.database import Database, link, link_async
 from aos.infra.local import LocalStack
@@ -107,6 +107,22 @@ def test_roles_of_ours_enter_no_other_database(secure: LocalStack) -> None:
                 link(url)
 
 
+def test_a_database_without_roles_is_not_changed_by_a_grant(secure: LocalStack) -> None:
+    """To make roles takes the tables from whoever owns them: that is `aos migrate --roles`, and nothing else."""
+    with link(secure.database_url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE elsewhere")
+    url = urlsplit(secure.database_url)._replace(path="/elsewhere").geturl()
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="AOS5005") as caught:
+            grant(url, "acme")
+        assert "--roles" in caught.value.hint
+        migrate(url)
+    owner = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'aos_data'"
+    assert Database(url).query(owner)[1] == [("postgres",)]
+    migrate(url, tenants=["acme"])
+    assert Database(url).query(owner)[1] == [(OWNER,)]
+
+
 def test_a_certificate_that_expired_or_is_for_another_host_is_refused_until_it_is_replaced(
     secure: LocalStack,
 ) -> None:
@@ -160,6 +176,8 @@ def test_open_data_becomes_secure_and_new_secrets_make_old_ones_void(tmp_path: P
         above.chmod(0o755)  # the database's user has to get there
     with started(LocalStack(folder, bootstrap=NO_BROKER)) as opened:
         migrate(opened.database_url)
+        with pytest.raises(SettingsError, match="AOS5010"):
+            grant(opened.database_url, "acme")  # a login would keep no one out
         with link(opened.database_url) as connection:
             connection.execute(
                 "INSERT INTO aos_data.alert (alert, kind, seen_at) VALUES ('planted', 'x', now())"

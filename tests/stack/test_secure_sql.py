@@ -249,6 +249,17 @@ def test_each_view_of_a_tenant_has_its_own_rows_and_the_columns_of_the_operators
     assert view == "doubled" or CANARY in str(operator), "the operator sees all"
 
 
+def test_a_tenants_question_about_an_hour_reads_the_chunks_of_that_hour_alone(
+    secure: LocalStack, attacker: psycopg.Connection[Any]
+) -> None:
+    """Comparisons of times are leakproof: they pass both barriers, and the planner can leave chunks out."""
+    cut = BEGAN + timedelta(hours=ROWS - 1)
+    ask = "EXPLAIN SELECT * FROM requests" + " WHERE requested_at >= '{}'"
+    some = str(attacker.execute(ask.format(cut.isoformat()).encode()).fetchall())
+    every = str(attacker.execute(b"EXPLAIN SELECT * FROM requests").fetchall())
+    assert 0 < some.count("_hyper_") < every.count("_hyper_")
+
+
 async def test_the_writers_role_does_all_that_the_store_does_and_no_more(secure: LocalStack) -> None:
     url = as_role(secure.database_url, WRITER)
     logs = world(300, seed=3, start=10_000)
@@ -330,6 +341,27 @@ def test_a_login_is_made_changed_listed_and_taken_away(secure: LocalStack, tmp_p
         revoke(url, VICTIM)
     with pytest.raises(SettingsError, match="AOS5002"):
         grant(url, 'acme"; DROP')
+
+
+def test_a_tenant_cannot_raise_what_its_sorts_may_write_to_the_disk(
+    attacker: psycopg.Connection[Any],
+) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        attacker.execute("SET temp_file_limit = -1")
+    assert attacker.execute("SHOW temp_file_limit").fetchone() == ("256MB",)
+
+
+def test_a_temporary_table_of_the_writers_fools_no_function_of_the_owner(secure: LocalStack) -> None:
+    with link(as_role(secure.database_url, WRITER), autocommit=True) as writer:
+        writer.execute(
+            "CREATE TEMP TABLE pg_class AS SELECT oid, relnamespace, 10::oid AS relowner FROM pg_catalog.pg_class"
+        )
+        writer.execute("CREATE TEMP TABLE kept (table_name text)")
+        writer.execute("INSERT INTO kept VALUES ('place')")
+        for call in ("analyze_one('pg_catalog.pg_class')", "drop_before('place', now())"):
+            with pytest.raises(psycopg.errors.RaiseException):
+                writer.execute(f"SELECT aos_data.{call}".encode())
+        writer.execute("SELECT aos_data.analyze_one('aos_data.place')")
 
 
 def test_who_is_no_administrator_makes_no_login(secure: LocalStack) -> None:
