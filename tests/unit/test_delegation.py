@@ -289,6 +289,24 @@ def test_a_workflow_never_spends_more_than_its_budget_and_one_attempt_whatever_i
     assert world.state.requests[id_of(1)].cost_usd_micros == spent
 
 
+def test_what_an_agent_delegates_is_let_in_whatever_the_quota_and_counts_as_in_flight() -> None:
+    world = Family()
+    limits = {
+        "quota_in_flight": 1,
+        "quota_requests": 0.001,
+        "quota_burst_s": 1.0,
+        "quota_shares": 1,
+        "waiting_max": 1,
+    }
+    world.say(requested(1, **limits))
+    world.work()
+    assert "aos.tasks" in world.say(delegated())
+    assert world.state.accounts.of("default").in_flight == 2
+    assert sum(world.state.accounts.waiting) == 0, "it is part of what has started"
+    world.answer(id_of(1), "x")
+    assert world.state.accounts.of("default").in_flight == 0
+
+
 # agents that wait for each other
 
 

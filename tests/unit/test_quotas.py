@@ -13,7 +13,6 @@ from aos.agents.quotas import Accounts, Incoming, Limits
 from aos.codecs.rows import from_dicts
 from aos.codecs.settings import Settings
 from aos.streams import encode, supervise
-from tests.unit.given_calls import Family, delegated
 from tests.unit.given_edges import raw, rows_of, run, views
 from tests.unit.given_ledger import (
     NOW,
@@ -21,7 +20,6 @@ from tests.unit.given_ledger import (
     World,
     asked,
     assigned,
-    id_of,
     outcome,
     planned,
     requested,
@@ -390,21 +388,3 @@ def test_what_the_edge_writes_is_what_the_ledger_holds(partitions: int) -> None:
             world.fold_rows(output.rows)
             let_in += len(world.state.requests)
     assert let_in == 3
-
-
-def test_what_an_agent_delegates_is_let_in_whatever_the_quota_and_counts_as_in_flight() -> None:
-    world = Family()
-    limits = {
-        "quota_in_flight": 1,
-        "quota_requests": 0.001,
-        "quota_burst_s": 1.0,
-        "quota_shares": 1,
-        "waiting_max": 1,
-    }
-    world.say(requested(1, **limits))
-    world.work()
-    assert "aos.tasks" in world.say(delegated())
-    assert world.state.accounts.of("default").in_flight == 2
-    assert sum(world.state.accounts.waiting) == 0, "it is part of what has started"
-    world.answer(id_of(1), "x")
-    assert world.state.accounts.of("default").in_flight == 0
