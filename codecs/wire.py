@@ -43,6 +43,7 @@ MAJOR = 1  # grows when an old reader would misunderstand; a new column is no su
 _CONTINUATION = 0xFFFFFFFF
 _END = struct.pack("<Ii", _CONTINUATION, 0)
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+_LITTLE_ENDIAN = 0  # what pyarrow turns into its own order it copies, value by value
 
 
 def encode(rows: pa.RecordBatch, record: Record) -> tuple[bytes, dict[str, bytes]]:
@@ -278,11 +279,14 @@ def _message(value: bytes, start: int, size: int, wanted: int) -> tuple[int, int
         raise RecordError("AOS1003", "dictionary-encoded columns are not read: send plain ones")
     if kind != wanted or not 0 <= body <= len(value):
         raise RecordError("AOS1001", f"message kind {kind}, body {body}")
-    if kind == _SCHEMA:
-        return body, 0, 0, 0
     if not header_at:
-        raise RecordError("AOS1001", "a batch without header")
+        raise RecordError("AOS1001", "a message without header")
     table = header_at + _U32.unpack_from(value, header_at)[0]
+    if kind == _SCHEMA:
+        order_at = _slots(value, table, start, size)[0]
+        if order_at and _U16.unpack_from(value, order_at)[0] != _LITTLE_ENDIAN:
+            raise RecordError("AOS1003", "another byte order: send little-endian")
+        return body, 0, 0, 0
     rows_at, nodes_at, buffers_at, compression_at = _slots(value, table, start, size)
     if compression_at:
         raise RecordError("AOS1009")

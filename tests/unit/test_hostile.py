@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from types import SimpleNamespace
 from typing import Any
 
@@ -179,3 +180,34 @@ def stream(batch: pa.RecordBatch, column: int, buffer: int) -> bytes:
     offsets = pa.ipc.open_stream(value).read_next_batch().column(column).buffers()[buffer]
     at = offsets.address - value.address
     return value[:at].to_pybytes() + (16).to_bytes(4, "little") + value[at + 4 :].to_pybytes()
+
+
+def in_another_byte_order(value: bytes) -> bytes:
+    """The stream with a schema that says that its numbers stand the other way round."""
+    size = struct.unpack_from("<i", value, 4)[0]
+    header = wire._slots(value, 8 + struct.unpack_from("<I", value, 8)[0], 8, size)[2]
+    table = header + struct.unpack_from("<I", value, header)[0]
+    fields = table - struct.unpack_from("<i", value, table)[0] + 4
+    found = bytearray(value)
+    found[fields : fields + 2] = found[
+        fields + 2 : fields + 4
+    ]  # the byte order stands where the columns stand: not 0
+    return bytes(found)
+
+
+def test_another_byte_order_is_refused_whoever_reads_it() -> None:
+    """Found by following coverage: pyarrow turns each value round, into memory of its own, and says nothing."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"home": pa.array([1], pa.int32())})
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    bad = in_another_byte_order(sink.getvalue().to_pybytes())
+    with pa.ipc.open_stream(bad) as reader:
+        assert reader.read_all().column("home").to_pylist() == [1 << 24]
+    for read in (wire.decode, wire.decode_rows):
+        with pytest.raises(RecordError, match=r"AOS1003.*byte order"):
+            read(bad, {}, RECORDS["release"])
+    whole = in_another_byte_order(load()["release"][0].value)
+    with pytest.raises(RecordError, match=r"AOS1003.*byte order"):
+        wire.decode(whole, {}, RECORDS["release"])
+    assert wire.decode_together([(whole, {})], RECORDS["release"]) is None
