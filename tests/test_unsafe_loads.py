@@ -36,6 +36,10 @@ EXCEPTIONS = {
     ): "a service and its own children, over a pipe that nobody else has",
     ("tests/fuzz/bombs.py", "multiprocessing"): "the test and its own children",
     ("tests/unit/test_learn.py", "exec_module"): "a second copy of our own module",
+    (
+        "tests/stack/crossing/sitecustomize.py",
+        "exec_module",
+    ): "lets Python load our own modules, and watches them",
 }
 
 
