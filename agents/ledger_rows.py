@@ -214,7 +214,6 @@ class _Form:
         names = [*Common._fields, *row._fields[self._first :]]
         if names != [field.name for field in plain]:
             raise TypeError(f"the columns of {row.__name__} must stand in the record's order, not {names}")
-        self._schema = schema
         self._type = pa.struct(plain)
         self._added = [(schema.get_field_index(name), schema.field(name)) for name in added]
 
@@ -223,12 +222,12 @@ class _Form:
         first = self._first
         cells = pa.array([row[0] + row[first:] for row in rows], self._type)
         batch = pa.RecordBatch.from_struct_array(cells)
-        if not self._added:
-            return batch
-        columns = batch.columns
-        for place, field in self._added:
-            columns.insert(place, added[field.name])
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        for (
+            place,
+            field,
+        ) in self._added:  # 5 us each; to take all columns out and put them together anew costs 60
+            batch = batch.add_column(place, field, added[field.name])
+        return batch
 
 
 _TENSORS = ("embedding", "surface")

@@ -74,21 +74,35 @@ def _array(values: Any, type: pa.DataType) -> pa.Array:
 
 def _tensor_array(values: Any, type: pa.FixedShapeTensorType) -> pa.Array:
     """A tensor column from an ndarray (rows, *shape), or from a sequence of arrays and None."""
-    scalar = type.value_type.to_pandas_dtype()
-    size = int(np.prod(type.shape))
+    storage = type.storage_type
     if isinstance(values, np.ndarray):
-        flat = pa.array(np.ascontiguousarray(values, dtype=scalar).reshape(-1))
-        return pa.ExtensionArray.from_storage(type, pa.FixedSizeListArray.from_arrays(flat, size))
-    lists = [None if value is None else np.asarray(value, dtype=scalar).reshape(-1) for value in values]
-    return pa.ExtensionArray.from_storage(type, pa.array(lists, type.storage_type))
+        flat = np.ascontiguousarray(values, dtype=_scalar(type))
+        if flat.size % storage.list_size:
+            raise ValueError(f"{flat.size} numbers are no rows of {storage.list_size}")
+        item = pa.Array.from_buffers(storage.value_type, flat.size, [None, pa.py_buffer(flat)])
+        lists = pa.Array.from_buffers(storage, flat.size // storage.list_size, [None], children=[item])
+        return pa.ExtensionArray.from_storage(type, lists)
+    cells = [
+        None if value is None else np.asarray(value, dtype=_scalar(type)).reshape(-1) for value in values
+    ]
+    return pa.ExtensionArray.from_storage(type, pa.array(cells, storage))
+
+
+@cache
+def _scalar(type: pa.FixedShapeTensorType) -> Any:
+    """What numpy calls the numbers of a tensor."""
+    return type.value_type.to_pandas_dtype()
 
 
 def tensor(column: pa.Array) -> np.ndarray:
     """A tensor or fixed-size-list column without nulls as an ndarray (rows, size) over the same memory."""
     storage = column.storage if isinstance(column, pa.ExtensionArray) else column
     size = storage.type.list_size
-    values: np.ndarray = storage.flatten().to_numpy(zero_copy_only=True)
-    return values.reshape(len(storage), size)
+    values: np.ndarray = storage.values.to_numpy(
+        zero_copy_only=True
+    )  # of all it was cut from; flatten() costs a kernel
+    first = storage.offset * size
+    return values[first : first + len(storage) * size].reshape(len(storage), size)
 
 
 def take_common(rows: pa.RecordBatch) -> dict[str, pa.Array]:
