@@ -93,7 +93,8 @@ def arguments() -> argparse.Namespace:
 def stand_for(chosen: argparse.Namespace, folder: Path, slots: list[Slot]) -> Stand:
     """The stand these faults need."""
     needs = {need for slot in slots for need in faults.REGISTRY[slot.number].needs}
-    how: dict[str, Any] = {"links": "links" in needs, "services": ("one", "two"), "discount": 1.0}
+    how: dict[str, Any] = {need: need in needs for need in ("links", "secure")}
+    how |= {"services": ("one", "two"), "discount": 1.0}
     if chosen.bug:
         how["worker_program"] = (sys.executable, "-m", "tests.chaos.buggy_worker", "--bug", chosen.bug)
     if chosen.naive:

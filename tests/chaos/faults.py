@@ -64,7 +64,7 @@ class Fault:
     why: str
     inject: Inject = field(default=no_hands, repr=False)
     missing: Callable[[], str | None] = field(default=lambda: NOT_BUILT, repr=False)
-    # what the stand must have before it starts: "links" (toxic proxies), "replicas" (two services), …
+    # what the stand must have before it starts: "links" (toxic proxies), "secure" (users and TLS), …
     needs: frozenset[str] = frozenset()
     waits: str = ""  # what of the row is not tried, and what it waits for; it stands in the table
 
@@ -143,6 +143,7 @@ def inject_by(
 def load_all() -> dict[int, Fault]:
     """Have every `faults_*.py` give its faults their hands; the registry, 40 rows."""
     from tests.chaos import (  # noqa: F401  (they import this module)
+        faults_access,
         faults_agents,
         faults_broker,
         faults_combined,

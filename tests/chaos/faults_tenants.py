@@ -33,7 +33,7 @@ STRANGERS = (
     "default",
 )  # no tenants: their topics are made, and nobody reads them
 STILL_S = 3.0
-SECURITY = "JWT, GraphQL and Flight (gateway); principals, ACLs on topics and roles in SQL (secure mode)"
+SECURITY = "JWT, GraphQL and Flight (gateway); users and rights: tests/stack/test_secure_kafka.py, test_secure_sql.py"
 
 CALM_S, CALM_LIMIT_S = 5.0, 120.0
 QUIET_S, NOISY_S = 15.0, 15.0

@@ -12,18 +12,21 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aos.codecs.settings import Settings
 from aos.infra.local.children import Children
 from aos.infra.local.host import LOOPBACK, Host, free_port
-from aos.infra.local.kafka import Broker
 from aos.infra.local.timescale import Database
+from aos.infra.security.certificates import ensure_ca
+from aos.infra.security.connections import surroundings
+from aos.infra.security.local import secure_broker
 from aos.infra.settings import environment
-from aos.infra.up import NICE, Up, outside, worker_name
+from aos.infra.up import NICE, SHARED, Up, outside, worker_name
 from aos.streams.topology import GROUPS
+from tests.chaos.doors import LinkedBroker
 from tests.chaos.hands import InHand
 from tests.chaos.observe import Notes, Sampler
 
@@ -37,31 +40,6 @@ SECRET = "canary-8f1d-token-key"
 LINK_CLIENTS = ("worker-edge", "worker-core", "worker-learning", "worker-keeping", "services", "load")
 TO_DATABASE = "worker-keeping->database"
 BACK_S = 60.0
-
-
-class LinkedBroker(Broker):
-    """A broker with one more listener for each link, advertised at the link's proxy."""
-
-    links: Mapping[str, tuple[int, int]] = {}  # link -> (port of its listener, port of its proxy)
-
-    def arrange(self) -> None:
-        super().arrange()
-        if not self.links:
-            return
-        path = self.folder / "broker.properties"
-        text = path.read_text()
-        extra, protocols = [], ["CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT"]
-        for kind in ("listeners", "advertised.listeners"):
-            line = next(line for line in text.splitlines() if line.startswith(f"{kind}="))
-            for number, (port, proxy) in enumerate(self.links.values()):
-                line += f",LINK{number}://{LOOPBACK}:{port if kind == 'listeners' else proxy}"
-            extra.append(line)
-        protocols += [f"LINK{number}:PLAINTEXT" for number in range(len(self.links))]
-        extra += [
-            f"listener.security.protocol.map={','.join(protocols)}",
-            "inter.broker.listener.name=PLAINTEXT",
-        ]
-        path.write_text(text + "\n".join(extra) + "\n")
 
 
 class ChaosUp(Up):
@@ -95,12 +73,15 @@ class Stand:
         folder: Path,
         *,
         links: bool = False,
+        secure: bool = False,
         services: Sequence[str] = ("one",),
         worker_program: Sequence[str] = (sys.executable, "-m", "aos", "worker"),
         **settings: Any,
     ) -> None:
-        """`settings`: further settings of AOS. `worker_program`: what starts a worker (planted bugs, old versions)."""
+        """`settings`: further settings of AOS. `worker_program`: what starts a worker (planted bugs, old versions).
+        `secure`: workers and services come to the broker over TLS, as users with rights; stand, load, judge do not."""
         self.folder = folder
+        self.secure = secure
         self.links, self.services, self.worker_program = links, tuple(services), tuple(worker_program)
         self.environ: dict[
             str, dict[str, str]
@@ -111,6 +92,7 @@ class Stand:
         self.settings = Settings(**{
             "tenants": TENANTS, "secret": SECRET, "snapshot_s": 5.0, "data_dir": str(folder / "data"), **settings,
         })  # fmt: skip
+        self.secured: Settings | None = None  # of a secure stand: how everybody else speaks to the broker
         self.proxy: Control  # only with links
         self.kills = 0  # with work in hand
         self.killed_at = 0.0  # time.time() of the last one
@@ -136,15 +118,21 @@ class Stand:
 
     def _start(self) -> None:
         host = Host.current()
-        self.broker = LinkedBroker(host, self.children, self.folder / "kafka")
+        ca = ensure_ca(self.folder / "security") if self.secure else None
+        self.broker = LinkedBroker(host, self.children, self.folder / "kafka", ca=ca)
         self.database = Database(host, self.children, self.folder / "postgres")
         self._make_links()
         for part in (self.broker, self.database):
             part.prepare()
             part.start()
         self.settings = dataclasses.replace(
-            self.settings, bootstrap=self.broker.bootstrap, database_url=self.database.url
+            self.settings, bootstrap=self.broker.open_bootstrap, database_url=self.database.url
         )
+        if ca is not None:
+            named = dataclasses.replace(
+                self.settings, bootstrap=self.broker.bootstrap, services=self.services
+            )
+            self.secured = secure_broker(named, self.broker, ca)
         self.up = ChaosUp(self.settings)
         self.up.stand = self
         self.up.__enter__()
@@ -183,6 +171,10 @@ class Stand:
     def settings_by_link(self, client: str) -> Settings:
         """The settings as a client sees them: the addresses of its proxies where it has some."""
         seen: dict[str, Any] = {}
+        if self.secured is not None and client != "load":
+            seen = {name: getattr(self.secured, name) for name in ("bootstrap", *SHARED)} | {
+                "kafka_username": ""
+            }
         if f"{client}->broker" in self._ports:
             seen["bootstrap"] = f"{LOOPBACK}:{self._ports[f'{client}->broker'][1]}"
         if f"{client}->database" in self._ports:
@@ -195,7 +187,7 @@ class Stand:
     def start_service(self, name: str, program: Path = SERVICE, *arguments: str) -> int:
         """A service as a process that comes back when it is killed; its name in the stand is `service-<name>`."""
         seen = self.settings_by_link("services")
-        env = {"AOS_BOOTSTRAP": seen.bootstrap, "AOS_PREFIX": seen.prefix, "PATH": "/usr/bin:/bin"}
+        env = {**surroundings(seen), "PATH": "/usr/bin:/bin"}
         return self.up.stack.children.spawn(
             f"service-{name}",
             [sys.executable, str(program), name, *arguments],
