@@ -10,13 +10,13 @@ import os
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
@@ -37,6 +37,7 @@ from aos.infra.security.connections import security
 from aos.infra.security.local import secure_broker
 from aos.infra.up import Up
 from tests.conftest import started
+from tests.stack.exposed import Watched, in_files
 from tests.stack.kafka_probes import Prober, forgeries, leak, visible
 from tests.unit.given_rights import (
     GROUPS,
@@ -53,30 +54,6 @@ NOW = datetime.now(UTC)
 TOKEN_KEY = "planted-token-key-0451"
 NO_DATABASE = "none: these questions need no database"
 TOPICS = [topic.name for topic in all_topics(SETTINGS.tenants)] + [f"aos.{name}" for name in OTHERS]
-
-
-class Watched:
-    """Command lines of all processes, while it runs."""
-
-    def __init__(self) -> None:
-        self.seen: set[bytes] = set()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._end.wait(0.05):
-            for process in Path("/proc").iterdir():
-                if process.name.isdigit():
-                    try:
-                        self.seen.add((process / "cmdline").read_bytes())
-                    except OSError:
-                        continue  # it ended while we looked
-
-    def stop(self) -> set[bytes]:
-        self._end.set()
-        self._thread.join()
-        return self.seen
 
 
 @dataclasses.dataclass
@@ -119,16 +96,6 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     finally:
         patch.undo()
         watched.stop()
-
-
-def in_files(folder: Path, secrets: dict[str, str], but: Iterable[str]) -> list[str]:
-    """Which secret stands in which file of a folder; `but`: names of files or folders below it that may hold some."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not set(path.relative_to(folder).parts) & set(but):
-            body = path.read_bytes()
-            found += [f"{name} in {path}" for name, secret in secrets.items() if secret.encode() in body]
-    return found
 
 
 async def everything(args: dict[str, Any], topics: Iterable[str]) -> int:
@@ -200,6 +167,34 @@ async def test_everybody_may_on_the_real_broker_what_the_table_says_and_nothing_
                         wrong.append(f"{user} {operation} group {group}")
     measured(f"rights tried on the real broker: {count}, wrong: {len(wrong)}")
     assert wrong == []
+
+
+def test_a_client_that_knows_nothing_of_aos_is_let_in_by_its_own_settings(secure: Secure) -> None:
+    """As docs/security.md says, on another client's library and in the one group that the tenant has."""
+    acme = security(secure.settings).named("aos.tenant.acme").librdkafka(secure.settings.bootstrap)
+    told: list[Any] = []
+    producer = confluent_kafka.Producer(acme)
+    for topic in ("aos.feedback.acme", "aos.feedback.acme.eu"):
+        producer.produce(
+            topic, b'{"id": "nobody", "score": 0.5}', on_delivery=lambda error, _: told.append(error)
+        )
+    assert producer.flush(30) == 0
+    assert sorted(error.code() if error else 0 for error in told) == [
+        0,
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    ]
+    for group, allowed in (("aos.tenant.acme", True), ("aos.tenant.default", False)):
+        consumer = confluent_kafka.Consumer({**acme, "group.id": group, "auto.offset.reset": "earliest"})
+        consumer.subscribe(["aos.results.acme"])
+        found, ends = None, time.monotonic() + 20
+        while found is None and time.monotonic() < ends:
+            found = consumer.poll(0.5)
+        consumer.close()
+        assert found is not None
+        refused = (
+            found.error() and found.error().code() == confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED
+        )
+        assert bool(refused) is not allowed
 
 
 async def forge(secure: Secure, count: int, seed: int) -> None:
