@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+NO_TEXT = (".index", ".timeindex")  # of Kafka's logs: numbers, and 10 MiB each
+
 
 class Watched:
     """Command lines of all processes, while it runs."""
@@ -35,6 +37,8 @@ def in_files(folder: Path, secrets: dict[str, str], but: Iterable[str]) -> list[
     """Which secret stands in which file of a folder; `but`: names of files or folders below it that may hold some."""
     found = []
     for path in sorted(folder.rglob("*")):
+        if path.suffix in NO_TEXT:
+            continue
         if path.is_file() and not set(path.relative_to(folder).parts) & set(but):
             body = path.read_bytes()
             found += [f"{name} in {path}" for name, secret in secrets.items() if secret.encode() in body]
