@@ -19,14 +19,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from aos.codecs.errors import RecordError, SettingsError, StackError
 from aos.codecs.settings import Settings
 from aos.codecs.topics import TOPICS, base_of
 from aos.infra.runtime import options, reads
-from aos.infra.security.connections import clients
 from aos.infra.shadow_steps import Player, Seen, is_promised
 from aos.streams.processor import Law, Output, Processor, Raw, Recall
 from aos.streams.shell.codec import WireCodec
@@ -98,7 +96,7 @@ class _Shadow:
         self._settings, self._processor, self._stretch, self._say = settings, processor, stretch, say
         self._options = options(settings)
         self._topics = reads(processor, settings.tenants)
-        self._reader = Reader(self._options)
+        self._reader, self._aside = Reader(self._options), Reader(self._options)
         self._codec = WireCodec()
         self._made: dict[tuple[str, int], Counter[bytes]] = {}
         self.report = Report(processor.name, processor.law.value, stretch.begin, stretch.end)
@@ -111,7 +109,7 @@ class _Shadow:
         gone = missing(there, (*self._topics, *self._processor.views))
         if gone:
             raise SettingsError("AOS5004", f"missing: {', '.join(gone)}")
-        await self._reader.start()
+        await asyncio.gather(self._reader.start(), self._aside.start())
         try:
             seen = Seen(
                 self._settings, self._settings.secret.encode(), self._counts, await self._view_messages()
@@ -120,7 +118,7 @@ class _Shadow:
                 await self._partition(partition, seen)
             await self._compare()
         finally:
-            await self._reader.stop()
+            await asyncio.gather(self._reader.stop(), self._aside.stop())
         return self.report
 
     def _partitions(self) -> list[int]:
@@ -146,8 +144,8 @@ class _Shadow:
 
     async def _partition(self, partition: int, seen: Seen) -> None:
         topics = [topic for topic in self._topics if partition < self._counts[topic]]
-        begins = await offsets_at(self._settings, topics, partition, self._stretch.begin)
-        ends = await offsets_at(self._settings, topics, partition, self._stretch.end)
+        begins = await self._since(topics, partition, self._stretch.begin)
+        ends = await self._since(topics, partition, self._stretch.end)
         state, now, starts, words = await self._state(partition, topics, begins)
         self.report.states[partition] = words
         player = Player(self._processor, partition, state, now, seen, self._said)
@@ -161,6 +159,12 @@ class _Shadow:
         self.report.messages += played.messages
         self.report.rows += played.rows
         self.report.failed += played.failed
+
+    async def _since(self, topics: Iterable[str], partition: int, at: datetime.datetime) -> dict[str, int]:
+        """The first offset of each topic that is of then or later."""
+        places = [(topic, partition) for topic in topics]
+        found = await self._reader.since(places, int(at.timestamp() * 1000))
+        return {topic: offset for (topic, _), offset in found.items()}
 
     async def _state(
         self, partition: int, topics: Sequence[str], begins: Mapping[str, int]
@@ -217,14 +221,9 @@ class _Shadow:
             await asyncio.gather(*(reader.stop() for reader in readers.values()))
 
     async def _recalled(self, recall: Recall) -> AsyncIterator[Any]:
-        """Records of the processor's own log that it asks for again; by a reader of its own, the log's is at work."""
-        reader = Reader(self._options)
-        await reader.start()
-        try:
-            for record in await reader.at(self._topics[0], recall.partition, recall.offsets):
-                yield raw_of(record, self._settings.prefix)
-        finally:
-            await reader.stop()
+        """Records of the processor's own log that it asks for again, while the log itself is being read."""
+        for record in await self._aside.at(self._topics[0], recall.partition, recall.offsets):
+            yield raw_of(record, self._settings.prefix)
 
     # what would be written, and what was
 
@@ -262,7 +261,7 @@ class _Shadow:
     async def _never_written(self, topic: str, partition: int, made: Counter[bytes]) -> Counter[bytes]:
         """What of `made` does not stand on the topic since the stretch began; a row may stand there several times."""
         wanted = set(made)
-        begin = await offsets_at(self._settings, [topic], partition, self._stretch.begin)
+        begin = await self._since([topic], partition, self._stretch.begin)
         end = (await self._reader.bounds([(topic, partition)]))[topic, partition][1]
         async for record in self._reader.read(topic, partition, begin[topic], end):
             if not wanted:
@@ -278,21 +277,3 @@ class _Shadow:
 def digest(row: Mapping[str, Any]) -> bytes:
     """Equal for rows that are equal in every bit that a value has."""
     return hashlib.blake2b(repr(tuple(row.values())).encode(), digest_size=16).digest()
-
-
-async def offsets_at(
-    settings: Settings, topics: Iterable[str], partition: int, at: datetime.datetime
-) -> dict[str, int]:
-    """The first offset appended at that time or later, by topic; the end where there is none."""
-    consumer = AIOKafkaConsumer(**clients(settings), enable_auto_commit=False)
-    await consumer.start()
-    try:
-        places = [TopicPartition(settings.prefix + topic, partition) for topic in topics]
-        for place in places:
-            await consumer._client._wait_on_metadata(place.topic)
-        found = await consumer.offsets_for_times(dict.fromkeys(places, int(at.timestamp() * 1000)))
-        ends = await consumer.end_offsets(places)
-    finally:
-        await consumer.stop()
-    cut = len(settings.prefix)
-    return {p.topic[cut:]: found[p].offset if found.get(p) is not None else ends[p] for p in places}

@@ -49,6 +49,24 @@ class Reader:
             end = await self._consumer.end_offsets(real)
         return {tp: (first[r], end[r]) for tp, r in zip(wanted, real, strict=True)}
 
+    async def has(self, topic: str, partition: int) -> bool:
+        """Whether the topic has that partition by now; KafkaError when the broker does not say."""
+        client, real = self._consumer._client, self._options.prefix + topic
+        if partition not in await client._wait_on_metadata(real):
+            await client.force_metadata_update()  # what is known may be minutes old
+        return partition in await client._wait_on_metadata(real)
+
+    async def since(self, tps: Iterable[tuple[str, int]], at_ms: int) -> dict[tuple[str, int], int]:
+        """The first offset appended at that time (ms since the epoch) or later; the end where there is none."""
+        wanted = {tp: self._real(*tp) for tp in tps}
+        bounds = await self.bounds(wanted)
+        async with self._lock:
+            found = await self._consumer.offsets_for_times(dict.fromkeys(wanted.values(), at_ms))
+        return {
+            tp: found[real].offset if found.get(real) is not None else bounds[tp][1]
+            for tp, real in wanted.items()
+        }
+
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Any]:
         """The broker's records from `start` up to (not including) `end`."""
         if start >= end:

@@ -216,6 +216,8 @@ class Runner:
         if processor.journal is None or processor.adopt is None:
             return
         topic, partition = processor.journal, loop.partition
+        if not await self.kit.reader.has(topic, partition):
+            return  # somebody added partitions to an input alone: nobody sends there, and nothing was decided
         first, end = (await self.kit.reader.bounds([(topic, partition)]))[(topic, partition)]
         async for record in self.kit.reader.read(topic, partition, max(first, loop.journal), end):
             raw = raw_of(record, self.kit.options.prefix)
