@@ -49,8 +49,10 @@ def ask(question: str, chosen: argparse.Namespace) -> Iterator[Figure]:
 
         yield from run.measure(chosen.quick, settings.bootstrap or None, chosen.systems, chosen.repeats)
     elif question == "steps":
+        from aos.streams.shell.worker import tune
         from benchmarks.steps import run as steps
 
+        tune()  # as in a worker: the collector looks seldom
         waves = chosen.waves or (3 if chosen.quick else 12)
         for rows in (1, min(128, chosen.wave)):
             yield from steps.measure(rows, chosen.wave, waves, chosen.agents)

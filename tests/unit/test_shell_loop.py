@@ -497,6 +497,13 @@ def test_outputs_are_joined_by_target_and_cut_by_size() -> None:
         messages_of([Output("a", rows(10**15))], Codec(), lambda topic: 3)
 
 
+def test_outputs_of_two_schemas_to_one_target_are_not_joined() -> None:
+    other = pa.record_batch([pa.array([7, 8], pa.int64())], names=["other"])
+    outputs = [Output("a", rows(1)), Output("a", other), Output("a", rows(2)), Output("a", other)]
+    found = messages_of(outputs, Codec(), lambda topic: 100)
+    assert [m.value for m in found] == [b"1 2", b"7 8 7 8"]
+
+
 async def test_byte_gate_bounds_what_is_in_the_air_but_lets_a_giant_pass_alone() -> None:
     gate = ByteGate(10)
     await gate.enter(25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +50,12 @@ def test_columns_that_are_not_given_are_null_however_many_rows(name: str) -> Non
         rows = make.from_columns(name, count, {})
         assert [column.null_count for column in rows.columns] == [count] * rows.num_columns
         assert rows.num_rows == count
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 5), (1, 3), (4, 1), (2, 0)])
+def test_a_tensor_column_that_was_cut_is_read_where_it_was_cut(first: int, count: int) -> None:
+    values = np.arange(5 * 16, dtype=np.float32).reshape(5, 16)
+    column = make.from_columns("task", 5, {"surface": values})["surface"]
+    assert np.array_equal(make.tensor(column.slice(first, count)), values[first : first + count])
+    with pytest.raises(ValueError, match="rows of 16"):
+        make.from_columns("task", 5, {"surface": values.reshape(-1)[:-1]})
