@@ -42,15 +42,26 @@ def from_columns(name: str, count: int, columns: Mapping[str, Any]) -> pa.Record
 
 @lru_cache(128)
 def _absent(name: str, count: int) -> list[pa.Array]:
-    """So many nulls for each column; kept, because most columns of a wide record are absent in most rows."""
+    """So many nulls for each column; kept, because most columns of a wide record are absent in most rows.
+
+    A column with parts is not cut from a longer one: its parts would go on the wire in their whole length.
+    """
     if count > ABSENT_ROWS_MAX:
         return [pa.nulls(count, field.type) for field in RECORDS[name].fields]
-    return [column.slice(0, count) for column in _kept_nulls(name)]
+    return [
+        pa.nulls(count, field.type) if kept is None else kept.slice(0, count)
+        for field, kept in zip(RECORDS[name].fields, _kept_nulls(name), strict=True)
+    ]
 
 
 @cache
-def _kept_nulls(name: str) -> list[pa.Array]:
-    return [pa.nulls(ABSENT_ROWS_MAX, field.type) for field in RECORDS[name].fields]
+def _kept_nulls(name: str) -> list[pa.Array | None]:
+    """Nulls for the columns without parts."""
+    record = RECORDS[name]
+    return [
+        None if place in record.nested else pa.nulls(ABSENT_ROWS_MAX, field.type)
+        for place, field in enumerate(record.fields)
+    ]
 
 
 ABSENT_ROWS_MAX = 1_024
