@@ -142,14 +142,18 @@ LEDGER = Record(
             "tick",
         ),
         # kind=requested (encode)
-        may("id", TEXT, "requested, cancel, redrive: the client's own id; delegated, shared: the call's name"),
+        may(
+            "id", TEXT, "requested, cancel, redrive: the client's own id; delegated, shared: the call's name"
+        ),
         may("priority", I8, "requested: 0 to 3"),
         may("deadline_at", TIME, "requested, delegated: when it expires", "UTC"),
         may("budget_usd_micros", I64, "requested, delegated: what it may cost", "millionths of a US dollar"),
         may("budget_cpu_us", I64, "requested, delegated: CPU time of an attempt", "us"),
         may("policy", TEXT, "requested: learned (null) or round-robin"),
         may("task_kind", TEXT, "requested, delegated: kind of work"),
-        may("steps", structs(*LEDGER_STEP), "requested, delegated: all steps; null when it is refused already"),
+        may(
+            "steps", structs(*LEDGER_STEP), "requested, delegated: all steps; null when it is refused already"
+        ),
         # kind=planned, rejected (compose); rejected also by encode
         may("step", I16, "planned, assigned, refused, outcome, delegated, shared: number of the step"),
         may("match_round", I16, "planned, rejected: which matching it answers"),
@@ -208,8 +212,14 @@ LEDGER = Record(
         may("waiting_max", I64, "requested: steps that may wait here before work is shed", "steps"),
         may("rung", TEXT, "planned, assigned: how it was degraded, as in a match; null when it was not"),
         # what agents ask for while at work (admit, then supervise)
-        may("parent_id", ID, "requested: the request it was delegated from, at step and attempt; null for a caller's"),
-        may("depth", I16, "requested: how many delegations it is away from a caller's request; null for none"),
+        may(
+            "parent_id",
+            ID,
+            "requested: the request it was delegated from, at step and attempt; null for a caller's",
+        ),
+        may(
+            "depth", I16, "requested: how many delegations it is away from a caller's request; null for none"
+        ),
         may("context_version", I64, "shared: the version it was made from; context: the version it makes"),
     ),
     (("steps", LEDGER_STEP), ("alternatives", CANDIDATE), ("filtered", FILTERED)),
