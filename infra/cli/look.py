@@ -113,7 +113,7 @@ def topics_extend(
 ) -> None:
     """Add partitions to the topics while AOS runs; requests that are under way keep theirs.
 
-    Used by new requests once the worker of encode has been started again: set AOS_PARTITIONS for all workers by then.
+    Used by new requests once all workers have been started again, that of encode last, with AOS_PARTITIONS set to it.
 
     Example: aos topics extend 4
     """

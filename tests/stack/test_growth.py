@@ -11,7 +11,7 @@ import pytest
 
 from aos.codecs.settings import Settings
 from aos.infra.partitions import extend
-from aos.infra.runtime import options
+from aos.infra.runtime import make_topics, options
 from aos.infra.up import Up, worker_name
 from aos.streams.shell.topics import Admin
 from tests.stack.loopkit import read_topic, run, running, settings_for, sql, sql_until
@@ -62,11 +62,11 @@ def homes(up: Up) -> set[int]:
     return {row["home"] for row in read_topic(up, "aos.ledger", limit_s=5.0) if row["kind"] == "requested"}
 
 
-def test_partitions_are_added_under_load_and_every_request_ends_once(
+def test_partitions_that_are_added_behind_its_back_are_read_and_change_no_home(
     bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
 ) -> None:
-    """First behind AOS's back, to an input topic and to some of the logs: messages in the new partitions are read, and
-    no home changes, also not by a restart. Then to all, by the command, with every worker started again after it."""
+    """To an input topic, to some of the logs, to one lane alone: under load, and whoever decides on homes is restarted.
+    Then to all by the command, which says what it adds and adds it; nothing of that is used before a restart."""
     settings = settings_for(bootstrap, database_url, topic_prefix, timeout_ms=60_000)
     sent: list[str] = []
     with running(settings) as up:
@@ -75,28 +75,40 @@ def test_partitions_are_added_under_load_and_every_request_ends_once(
             run(added(settings, requests=3, tasks=2, outcomes=2, **{"ready.p2": 2}))
             up.kill_worker("edge")
             done(up, len(sent) + 20)
-            assert homes(up) == {0}
-            shown = json.loads(aos(settings, "topics", "extend", "3", "--dry-run", "-o", "json").stdout)
-            assert {"topic": "aos.tasks", "before": 2, "after": 3} in shown
-            told = json.loads(aos(settings, "topics", "extend", "3", "-o", "json").stdout)
-            assert told == shown
-            there = run(partitions(settings))
-            assert (there["aos.ledger"], there["aos.experiences"], there["aos.fleet"]) == (3, 1, 1)
-            for group in ("edge", "core", "keeping"):
-                up.stack.children.stop(worker_name(group, 0), 30)
-                up.start_worker(group)
-                done(up, len(sent) + 10)
-            up.kill_worker("core")
-            time.sleep(3.0)
         each_once(up, sent)
-        assert homes(up) == {0, 1, 2}
+        assert homes(up) == {0}
+        shown = json.loads(aos(settings, "topics", "extend", "3", "--dry-run", "-o", "json").stdout)
+        assert {"topic": "aos.tasks", "before": 2, "after": 3} in shown
+        told = json.loads(aos(settings, "topics", "extend", "3", "-o", "json").stdout)
+        assert told == shown
+        there = run(partitions(settings))
+        assert (there["aos.ledger"], there["aos.experiences"], there["aos.fleet"]) == (3, 1, 1)
         assert aos(settings, "topics", "extend", "2").returncode == 2, "never smaller"
         assert json.loads(aos(settings, "topics", "extend", "3", "-o", "json").stdout) == []
-    measure(f"1 to 3 partitions under load: {len(sent)} requests, 0 lost, 0 twice")
-    grown = settings_for(bootstrap, database_url, topic_prefix, partitions=3)
-    from aos.infra.runtime import make_topics
+    measure(f"partitions added behind its back: {len(sent)} requests, 0 lost, 0 twice")
 
-    make_topics(grown)  # what stays as it was is no reason to refuse the start
+
+def test_after_all_topics_grew_and_all_workers_started_again_all_partitions_are_used(
+    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
+) -> None:
+    """Extended under load by the command; then every worker is started again, while requests go on coming."""
+    settings = settings_for(bootstrap, database_url, topic_prefix, timeout_ms=60_000)
+    sent: list[str] = []
+    with running(settings) as up:
+        with flowing(up, "all", sent):
+            done(up, 10)
+            assert aos(settings, "topics", "extend", "3").returncode == 0
+            for group in ("core", "keeping", "learning", "edge"):
+                up.stack.children.stop(worker_name(group, 0), 30)
+                up.start_worker(group)
+            up.wait_ready()
+            done(up, len(sent) + 20)
+        each_once(up, sent)
+        assert homes(up) == {0, 1, 2}
+    make_topics(
+        settings_for(bootstrap, database_url, topic_prefix, partitions=3)
+    )  # experiences stay: no refusal
+    measure(f"1 to 3 partitions under load: {len(sent)} requests, 0 lost, 0 twice")
 
 
 def test_workers_go_from_one_to_four_to_two_under_load_and_every_request_ends_once(
@@ -132,7 +144,6 @@ def test_a_smaller_number_is_refused_and_nothing_is_added(
     bootstrap: str, database_url: str, topic_prefix: str
 ) -> None:
     from aos.codecs.errors import SettingsError
-    from aos.infra.runtime import make_topics
 
     settings = settings_for(bootstrap, database_url, topic_prefix, partitions=2)
     make_topics(settings)
