@@ -80,6 +80,9 @@ def test_the_example_imports_nothing_of_aos_and_is_short() -> None:
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "contract.md").read_text()
     blocks = re.findall(r"^ *```python\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    blocks = [
+        block for block in blocks if "aos.agents" not in block
+    ]  # what needs the SDK is run by tests/test_docs.py
     assert len(blocks) == 4
     for block in blocks:
         assert textwrap.dedent(block) in textwrap.dedent(EXAMPLE.read_text()) or block in EXAMPLE.read_text()
