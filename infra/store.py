@@ -227,6 +227,8 @@ def prepared(
     """What COPY reads by table, and how many rows are older than what is kept. Pure; the sink runs it in a thread."""
     state = store.State(payloads=payloads)
     for portion in batches:
+        if portion.rows.num_rows == 0:  # one that could not be read
+            continue
         store.add(state, portion.topic, portion.partition, portion.offset, portion.rows)
     texts: dict[str, bytes] = {}
     late: dict[str, int] = {}

@@ -24,6 +24,7 @@ from aos.streams.shell.reader import raw_of
 from aos.streams.shell.rest import heed
 
 AWAY_S_MIN, AWAY_S_MAX = 0.2, 5.0
+NOTHING = pa.RecordBatch.from_pylist([], pa.schema([]))
 
 
 class SinkAway(Exception):
@@ -31,7 +32,8 @@ class SinkAway(Exception):
 
 
 class Portion(NamedTuple):
-    """One message for the sink; `appended_at` in microseconds, topic without prefix."""
+    """One message for the sink; `appended_at` in microseconds, topic without prefix. One that could not be read has
+    no rows and no columns: it only moves the place of its partition on."""
 
     topic: str
     partition: int
@@ -170,7 +172,7 @@ class SinkRunner:
                 except Exception as error:  # decode is pure: whatever it raises, the bytes are why
                     code = getattr(error, "code", "AOS1001")
                     dead += self.kit.dead_letter(raw, code, str(error))
-                    continue
+                    rows = NOTHING
                 self.kit.metrics.rows_in += rows.num_rows
                 portions.append(Portion(item.topic, item.tp.partition, raw.offset, rows, raw.appended_at))
             item.drop()

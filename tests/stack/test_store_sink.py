@@ -16,7 +16,7 @@ from aos.codecs import rows as codec
 from aos.infra.database import Database, link
 from aos.infra.migrate import migrate
 from aos.infra.store import Fenced, TimescaleSink, digests, forget
-from aos.streams.shell.sinks import Portion, SinkAway
+from aos.streams.shell.sinks import NOTHING, Portion, SinkAway
 from tests.stack.storing import (
     PARTITIONS,
     bundles_of,
@@ -68,6 +68,17 @@ async def test_offsets_are_stored_with_the_rows_and_given_back_on_open(url: str)
     assert {topic: known[topic, 0] for topic in last} == {topic: offset + 1 for topic, offset in last.items()}
     assert known["aos.alerts", 0] == 0
     assert one(url, "SELECT count(*) FROM aos.tasks") == 20
+
+
+async def test_a_message_that_nobody_could_read_moves_its_place_on_and_writes_no_row(url: str) -> None:
+    unreadable = Portion("aos.ledger", 0, 6, NOTHING, 0)
+    before = digests(url)
+    await write_all(url, [[unreadable]])
+    assert (await places(url))["aos.ledger", 0] == 7
+    await write_all(url, [[unreadable._replace(offset=7), portion("aos.ledger", 8, "entry", requested(1))]])
+    assert (await places(url))["aos.ledger", 0] == 9
+    assert digests(url) != before
+    assert one(url, "SELECT count(*) FROM aos.requests") == 1
 
 
 async def test_messages_below_the_stored_offset_are_dropped(url: str) -> None:

@@ -45,7 +45,7 @@ class FileSink:
             raise SinkAway("the flag is up")
         store = self._read()
         for one in batches:
-            store["rows"] += one.rows.column(0).to_pylist()
+            store["rows"] += id_column(one.rows)
             store["offsets"][f"{one.topic}/{one.partition}"] = one.offset + 1
         await asyncio.sleep(0.02)
         if self._flag.exists():
