@@ -111,9 +111,9 @@ def topics_extend(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be added.")] = False,
     output: FormOption = Form.text,
 ) -> None:
-    """Add partitions to the topics while AOS runs; requests that are under way keep theirs.
+    """Add partitions to the topics; requests that are under way keep theirs.
 
-    Used by new requests once all workers have been started again, that of encode last, with AOS_PARTITIONS set to it.
+    Used once all workers were away for longer than session_timeout_ms; docs/operations.md has the steps.
 
     Example: aos topics extend 4
     """

@@ -1,35 +1,17 @@
-"""Partitions added and workers added under load: every request ends once."""
+"""Partitions that are added by `aos topics extend`: which topics get them, and what is refused."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Callable
 
 import pytest
 
+from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
 from aos.infra.partitions import extend
 from aos.infra.runtime import make_topics, options
-from aos.infra.up import Up, worker_name
 from aos.streams.shell.topics import Admin
-from tests.stack.loopkit import read_topic, run, running, settings_for, sql, sql_until
-from tests.stack.test_config import aos
-from tests.stack.test_processors import flowing
-
-
-@pytest.fixture(scope="module")
-def measure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    from tests.conftest import MEASURED
-
-    return request.config.stash.setdefault(MEASURED, []).append
-
-
-async def added(settings: Settings, **counts: int) -> None:
-    """Partitions that somebody adds behind AOS's back."""
-    async with Admin(options(settings)) as admin:
-        await admin.extend({f"aos.{name}": count for name, count in counts.items()})
+from tests.stack.loopkit import run, settings_for
 
 
 async def partitions(settings: Settings) -> dict[str, int]:
@@ -37,114 +19,9 @@ async def partitions(settings: Settings) -> dict[str, int]:
         return {name: count for name, (_, count) in (await admin.ids()).items()}
 
 
-def done(up: Up, least: int, limit_s: float = 90.0) -> None:
-    """Wait until so many requests ended well."""
-    query = f"SELECT count(*) FROM aos.tasks WHERE status = 'ok' HAVING count(*) >= {least}"
-    counts = "SELECT status, code, count(*) FROM aos.tasks GROUP BY 1, 2"
-    assert sql_until(up, query, bool, limit_s), sql(up, counts)
-
-
-def each_once(up: Up, sent: list[str]) -> None:
-    """Everything that was sent has ended well, once; a result may stand on its topic twice, with one content."""
-    done(up, len(sent))
-    assert dict(
-        sql(up, "SELECT id, count(*) FROM aos.tasks WHERE status = 'ok' GROUP BY id")
-    ) == dict.fromkeys(sent, 1)
-    assert sql(up, "SELECT count(*) FROM aos.doubled")[0][0] == 0
-    assert sql(up, "SELECT count(*) FROM aos.unfinished")[0][0] == 0
-    ids = set(sent)
-    results = read_topic(up, "aos.results", lambda rows: {row["id"] for row in rows} >= ids)
-    assert {row["id"] for row in results} == ids
-    assert len({(row["id"], row["status"], row["payload"]) for row in results}) == len(ids)
-
-
-def homes(up: Up) -> set[int]:
-    return {row["home"] for row in read_topic(up, "aos.ledger", limit_s=5.0) if row["kind"] == "requested"}
-
-
-def test_partitions_that_are_added_behind_its_back_are_read_and_change_no_home(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
-) -> None:
-    """To an input topic, to some of the logs, to one lane alone: under load, and whoever decides on homes is restarted.
-    Then to all by the command, which says what it adds and adds it; nothing of that is used before a restart."""
-    settings = settings_for(bootstrap, database_url, topic_prefix, timeout_ms=60_000)
-    sent: list[str] = []
-    with running(settings) as up:
-        with flowing(up, "grow", sent):
-            done(up, 10)
-            run(added(settings, requests=3, tasks=2, outcomes=2, **{"ready.p2": 2}))
-            up.kill_worker("edge")
-            done(up, len(sent) + 20)
-        each_once(up, sent)
-        assert homes(up) == {0}
-        shown = json.loads(aos(settings, "topics", "extend", "3", "--dry-run", "-o", "json").stdout)
-        assert {"topic": "aos.tasks", "before": 2, "after": 3} in shown
-        told = json.loads(aos(settings, "topics", "extend", "3", "-o", "json").stdout)
-        assert told == shown
-        there = run(partitions(settings))
-        assert (there["aos.ledger"], there["aos.experiences"], there["aos.fleet"]) == (3, 1, 1)
-        assert aos(settings, "topics", "extend", "2").returncode == 2, "never smaller"
-        assert json.loads(aos(settings, "topics", "extend", "3", "-o", "json").stdout) == []
-    measure(f"partitions added behind its back: {len(sent)} requests, 0 lost, 0 twice")
-
-
-def test_after_all_topics_grew_and_all_workers_started_again_all_partitions_are_used(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
-) -> None:
-    """Extended under load by the command; then every worker is started again, while requests go on coming."""
-    settings = settings_for(bootstrap, database_url, topic_prefix, timeout_ms=60_000)
-    sent: list[str] = []
-    with running(settings) as up:
-        with flowing(up, "all", sent):
-            done(up, 10)
-            assert aos(settings, "topics", "extend", "3").returncode == 0
-            for group in ("core", "keeping", "learning", "edge"):
-                up.stack.children.stop(worker_name(group, 0), 30)
-                up.start_worker(group)
-            up.wait_ready()
-            done(up, len(sent) + 20)
-        each_once(up, sent)
-        assert homes(up) == {0, 1, 2}
-    make_topics(
-        settings_for(bootstrap, database_url, topic_prefix, partitions=3)
-    )  # experiences stay: no refusal
-    measure(f"1 to 3 partitions under load: {len(sent)} requests, 0 lost, 0 twice")
-
-
-def test_workers_go_from_one_to_four_to_two_under_load_and_every_request_ends_once(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
-) -> None:
-    """Of the edge and of the core; those that go are stopped in good order."""
-    settings = settings_for(bootstrap, database_url, topic_prefix, partitions=4, timeout_ms=60_000)
-    sent: list[str] = []
-    with running(settings) as up:
-        with flowing(up, "scale", sent):
-            done(up, 10)
-            for ordinal in (1, 2, 3):
-                for group in ("edge", "core"):
-                    up.start_worker(group, ordinal)
-            for ordinal in (1, 2, 3):
-                ends = time.monotonic() + 90
-                while not (up.ready("edge", ordinal) and up.ready("core", ordinal)):
-                    assert time.monotonic() < ends, f"worker {ordinal} is not ready"
-                    time.sleep(0.2)
-            done(up, len(sent) + 20)
-            states = json.loads(aos(settings, "status", "-o", "json").stdout)["processors"]
-            assert {row["members"] for row in states if row["processor"] in ("encode", "supervise")} == {4}
-            for group in ("edge", "core"):
-                for ordinal in (2, 3):
-                    up.stack.children.stop(worker_name(group, ordinal), 30)
-            done(up, len(sent) + 20)
-        each_once(up, sent)
-        assert homes(up) == {0, 1, 2, 3}
-    measure(f"1 to 4 to 2 workers under load: {len(sent)} requests, 0 lost, 0 twice")
-
-
 def test_a_smaller_number_is_refused_and_nothing_is_added(
     bootstrap: str, database_url: str, topic_prefix: str
 ) -> None:
-    from aos.codecs.errors import SettingsError
-
     settings = settings_for(bootstrap, database_url, topic_prefix, partitions=2)
     make_topics(settings)
     before = run(partitions(settings))
