@@ -169,7 +169,6 @@ class Processor:
     adopt: Callable[[Any, Batch], Any] | None = None
     recall: Callable[[Recall, Sequence[Batch], Views], Sequence[Output]] | None = None
     prepare: Callable[[], None] | None = None  # imports that take seconds; called once beside the start
-    counts: tuple[
-        str, ...
-    ] = ()  # topics whose number of partitions it asks for, beside those it reads and writes
+    # topics whose number of partitions it asks for, beside those it reads and writes
+    counts: tuple[str, ...] = ()
     tick: Callable[[int, int], pa.RecordBatch] | None = None  # (partition, now) -> the row a fold's tick is

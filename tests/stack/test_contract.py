@@ -37,6 +37,8 @@ from tests.stack.loopkit import running, settings_for
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLE = ROOT / "examples" / "plain_client.py"
 UNWRITTEN = {topic.name for topic in TOPICS.values() if topic.reserved}  # docs/topics.md says so
+ORDERS = "aos.processors"  # every worker reads it, no processor does: tests/stack/test_control.py
+ALARMS = "aos.alerts"  # empty while all is well: tests/stack/test_delegation.py reads some
 NOW = datetime.datetime.now(datetime.UTC)
 TEXTS = pa.list_(pa.string())
 LIMIT_S = 60.0
@@ -163,7 +165,9 @@ SAMPLES = [
 
 
 def test_there_is_a_sample_for_every_topic_that_takes_input() -> None:
-    assert {sample.topic for sample in SAMPLES} == {t.name for t in TOPICS.values() if t.wants_json}
+    assert {sample.topic for sample in SAMPLES} | {ORDERS} == {
+        t.name for t in TOPICS.values() if t.wants_json
+    }
     assert {sample.topic for sample in SAMPLES} == {
         topic for processor in PROCESSORS.values() if processor.edge for topic in processor.reads
     }
@@ -202,11 +206,11 @@ def test_every_topic_is_what_the_pages_say(up: Up) -> None:
     documented, records = pages()
     missing: set[str] = set(TOPICS)
     ends = time.monotonic() + LIMIT_S
-    while missing - UNWRITTEN and time.monotonic() < ends:
+    while missing - UNWRITTEN - {ALARMS} and time.monotonic() < ends:
         names = [topic[len(up.settings.prefix) :] for topic in topics_of(up)]
         missing -= {base_of(name) for name in names if base_of(name) in missing and read(up, name)}
         time.sleep(0.5)
-    assert missing == UNWRITTEN
+    assert missing - {ALARMS} == UNWRITTEN
     written = {topic for processor in PROCESSORS.values() for topic in processor.writes}
     assert not UNWRITTEN & written
     inboxes = 0
@@ -239,9 +243,9 @@ def fill(up: Up) -> None:
         send(up, "aos.requests", as_json(fails))
     send(up, "aos.requests", b"\xff\xfe neither Arrow nor JSON")
     send(up, "aos.feedback", as_json({"id": "fill-1", "score": 1.0}))
-    asyncio.run(
-        change(up.settings, setting(parsed(up.settings, "candidates_max", "12")))
-    )  # what aos config does
+    send(up, ORDERS, arrow({"processor": "mine", "action": "resume"}, {}), key="mine")
+    # what aos config does
+    asyncio.run(change(up.settings, setting(parsed(up.settings, "candidates_max", "12"))))
 
 
 COLUMN = re.compile(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*) \|")
@@ -326,11 +330,13 @@ def check(message: Message, page: Page, record: str) -> None:
 # plain Kafka
 
 
-def send(up: Up, topic: str, value: bytes) -> None:
+def send(up: Up, topic: str, value: bytes, key: str | None = None) -> None:
     """One message to a random partition, acknowledged."""
     refused: list[Any] = []
     producer = Producer({"bootstrap.servers": up.settings.bootstrap, "acks": "all", "partitioner": "random"})
-    producer.produce(up.settings.prefix + topic, value, on_delivery=lambda error, _: refused.append(error))
+    producer.produce(
+        up.settings.prefix + topic, value, key, on_delivery=lambda error, _: refused.append(error)
+    )
     assert producer.flush(30) == 0
     assert refused == [None]
 

@@ -13,6 +13,7 @@ import pytest
 from aos.infra import why
 from aos.infra.up import Up
 from tests.stack.loopkit import produce_json, read_topic, running, settings_for, sql, sql_until
+from tests.stack.test_contract import check, pages, read
 
 HERE = Path(__file__).parent
 
@@ -157,6 +158,11 @@ def test_agents_that_wait_for_each_other_are_told_once_and_freed_by_their_time_o
     alerts = sql_until(up, query, lambda rows: len(rows) >= 2)
     assert [kind for _, kind, _ in alerts] == ["opened", "cleared"]
     assert json.loads(alerts[0][2])["agents"] == ["left", "right"]
+    documented, records = pages()
+    told = read(up, "aos.alerts")
+    assert told
+    for message in told:
+        check(message, records[documented["aos.alerts"]], documented["aos.alerts"])
 
 
 def test_a_cancel_reaches_the_child_and_the_agent_that_works_on_it(up: Up) -> None:
