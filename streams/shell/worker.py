@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import faust
 import uvloop
 from aiokafka.errors import KafkaError
 
@@ -25,15 +24,15 @@ from aos.agents.sdk.refusals import refusal
 from aos.codecs.errors import AosError, SettingsError
 from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Law, Processor, View, Views
+from aos.streams.shell.app import App, make_app
 from aos.streams.shell.background import Admins
 from aos.streams.shell.codec import ORDERS, SNAPSHOTS, Codec
-from aos.streams.shell.consumer import NoTables, SafeConsumer, SafeTransport
+from aos.streams.shell.consumer import SafeConsumer
 from aos.streams.shell.crumbs import Crumbs
 from aos.streams.shell.downstream import Downstream
 from aos.streams.shell.fatal import BROKEN, REFUSED, STUCK, die, log
 from aos.streams.shell.halt import ALERTS, Alert, TopicWatch, open_alerts
 from aos.streams.shell.kit import Kit
-from aos.streams.shell.login import credentials
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
 from aos.streams.shell.producer import Producer
@@ -75,67 +74,6 @@ class Deployment:
         return self.reads.get(processor.name, processor.reads)
 
 
-class App(faust.App):
-    """A processor's Faust app: knows its port and options, commits and reads through `SafeConsumer`."""
-
-    port: Any = None
-    options: Options
-
-    def _create_directories(self) -> None:
-        """Faust's own makes a data folder an app at each start and leaves it; ours have no tables to put there."""
-
-
-def make_app(processor: Processor, topics: Sequence[str], options: Options) -> App:
-    """The Faust app of one processor, its one agent feeding the port."""
-    name = f"{options.prefix}aos.{processor.name}"
-    app = App(
-        id=name,
-        broker=[f"kafka://{server}" for server in options.bootstrap.split(",")],
-        broker_credentials=credentials(options),
-        version=1,
-        autodiscover=False,
-        key_serializer="raw",
-        value_serializer="raw",
-        processing_guarantee="at_least_once",
-        cython_optimizations=True,
-        store="memory://",
-        table_standby_replicas=1,  # keeps Faust's co-partitioning assignor
-        consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=f"{name}-{options.ordinal}",
-        consumer_max_fetch_size=options.partition_fetch_bytes,
-        consumer_metadata_max_age_ms=30_000,
-        broker_max_poll_records=options.fetch_records,
-        stream_buffer_maxsize=4096,  # bundles; bounded by bytes in `Port.wants`
-        broker_commit_interval=options.commit_interval_s,
-        broker_commit_every=1_000_000,
-        broker_session_timeout=options.session_timeout_s,
-        broker_heartbeat_interval=options.heartbeat_s,
-        broker_request_timeout=60,
-        broker_rebalance_timeout=options.rebalance_timeout_s,
-        broker_max_poll_interval=900,
-        broker_check_crcs=True,
-        stream_wait_empty=True,
-        stream_publish_on_commit=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=False,
-        worker_redirect_stdouts=False,
-        TableManager=NoTables,
-        datadir="/nonexistent/aos-faust",  # never made, see `App`; without it Faust names one in the working folder
-    )
-    app.options = options
-    app.transport = SafeTransport(app.conf.broker_consumer, app)
-    channel = app.topic(*[options.prefix + t for t in topics], value_type=bytes, value_serializer="raw")
-
-    async def process(stream: Any) -> None:
-        # No acks by the stream: it would ack what it skips or what fails. The loop reports what is done.
-        async for event in stream.noack().events():
-            app.port.feed(event.value)
-
-    app.agent(channel, name=f"{name}.process", concurrency=1)(process)
-    return app
-
-
 class Worker:
     """The parts of one process; `start` returns when every processor is joining its group."""
 
@@ -156,6 +94,7 @@ class Worker:
         self._topic_watch: TopicWatch | None = None
         self.partitions: dict[str, int] = {}
         self._ids: dict[str, str] = {}
+        self._counts: dict[str, int] = {}  # at the start
         self._sizes: dict[str, int] = {}
         self.stopping = False
         self._watchdog = Watchdog(options.watchdog_s, self._watched)
@@ -211,7 +150,7 @@ class Worker:
 
     def _add(self, processor: Processor) -> None:
         topics = self.deployment.inputs(processor)
-        app = make_app(processor, topics, self.options)
+        app = make_app(processor, {topic: self._counts[topic] for topic in topics}, self.options)
         metrics = self.metrics[processor.name] = Metrics()
         deployment = self.deployment
         kit = Kit(
@@ -277,7 +216,8 @@ class Worker:
             for name in wanted:
                 self._sizes[name] = await self._size(admin, name)
         self._ids.update({name: id for name, (id, _) in there.items()})
-        self.partitions.update(self.deployment.counted({name: count for name, (_, count) in there.items()}))
+        self._counts = {name: count for name, (_, count) in there.items()}
+        self.partitions.update(self.deployment.counted(self._counts))
 
     async def _size(self, admin: Admin, name: str) -> int:
         """Bytes of a value that fits the topic with its record batch header and our message headers."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import faust
 import pytest
 
+from aos.streams.shell.app import make_app, member_of
 from aos.streams.shell.options import Options
-from aos.streams.shell.worker import make_app
 from aos.streams.topology import PROCESSORS
 
 
@@ -21,5 +21,12 @@ async def test_an_app_makes_no_folders(tmp_path: Path, monkeypatch: pytest.Monke
     await plain.on_first_start()
     assert len(made) == 3
     made.clear()
-    await make_app(PROCESSORS["match"], ["aos.tasks"], Options("localhost:1")).on_first_start()
+    await make_app(PROCESSORS["match"], {"aos.tasks": 1}, Options("localhost:1")).on_first_start()
     assert made == []
+
+
+def test_a_member_that_starts_again_is_the_same_one_and_with_other_partitions_another() -> None:
+    name = member_of("aos.match", 0, {"aos.tasks": 2, "aos.fleet": 1})
+    assert name == member_of("aos.match", 0, {"aos.fleet": 1, "aos.tasks": 2})
+    assert name != member_of("aos.match", 1, {"aos.fleet": 1, "aos.tasks": 2})
+    assert name != member_of("aos.match", 0, {"aos.fleet": 1, "aos.tasks": 3})
