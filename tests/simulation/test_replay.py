@@ -29,7 +29,7 @@ class Replayers(Service):
 
     def __init__(self, table: Table) -> None:
         super().__init__("replay", [Agent(name, ["replay"], capacity=1) for name in AGENTS], replicas=1)
-        self.habits = type(self.habits)(away=0)
+        self.habits = type(self.habits)(away=0, delegates=0, shares=0)
         self.table = table
 
     def _plan(self, world: World, row: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:

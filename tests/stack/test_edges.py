@@ -88,7 +88,8 @@ def test_each_message_crosses_the_edges_of_its_way_and_no_others(
 def test_over_nine_tenths_of_the_edges_are_crossed_on_the_real_broker(
     crossings: Path, measured: Callable[[str], None]
 ) -> None:
-    edges, found = all_edges(), crossed(crossings)
+    edges = all_edges()
+    found = {edge for edge in crossed(crossings) if not edge[1].startswith("toy")}  # the shell's own tests
     never = edges - found
     share = 1 - len(never) / len(edges)
     measured(f"{len(edges) - len(never)} of {len(edges)} edges of the topology crossed; never: {told(never)}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aos.agents import identity, ledger, ledger_life
+from aos.agents import identity, ledger, ledger_doubt, ledger_life
 from tests.chaos import bugs_answers, faults, rogue  # noqa: F401  (registers its bugs)
 from tests.chaos.asking import assigned, wrong_ends
 from tests.chaos.faults_agents import misses, most_open, shares, still_trusted, unrecorded
@@ -321,12 +321,12 @@ def test_services_are_those_of_a_requests_own_assignments() -> None:
 
 def test_planted_bugs_about_answers_patch_what_the_product_calls() -> None:
     calls = {
-        (ledger, "_doubt"), (ledger, "say_ignored"), (ledger, "attempt_failed"), (identity, "token_is"),
+        (ledger, "doubt"), (ledger_doubt, "say_ignored"), (ledger, "attempt_failed"), (identity, "token_is"),
         (ledger_life, "attempt_failed"), (ledger_life, "retry_wait_us"),
     }  # fmt: skip
     for module, name in calls:
         assert callable(getattr(module, name))
         assert f"{name}(" in Path(module.__file__).read_text() or module is identity
-    assert "identity.token_is(" in Path(ledger.__file__).read_text()
+    assert "identity.token_is(" in Path(ledger_doubt.__file__).read_text()
     about = {one for one in BUGS if BUGS[one].faults in ("25", "26")}
     assert len(about) == 5

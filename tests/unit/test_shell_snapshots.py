@@ -46,6 +46,9 @@ class Topics(Log):
 
     inputs: tuple[str, ...] = ()
 
+    async def has(self, topic: str, partition: int) -> bool:
+        return True
+
 
 class Journal(Topics):
     """The records are allocate's journal; there is no snapshot."""
