@@ -113,7 +113,7 @@ def topics_extend(
 ) -> None:
     """Add partitions to the topics; requests that are under way keep theirs.
 
-    Used once all workers were away for longer than session_timeout_ms; docs/operations.md has the steps.
+    Used once all workers were started again, encode's last; docs/operations.md has the steps.
 
     Example: aos topics extend 4
     """
