@@ -12,6 +12,8 @@ from aos.streams.processor import Raw
 from aos.streams.shell import unpack  # noqa: F401 (bounds what aiokafka unpacks)
 from aos.streams.shell.options import Options
 
+ASK_AGAIN_S = 0.1
+
 
 class Reader:
     """One consumer, used by one caller at a time; idle (no fetches) between calls. Names without prefix."""
@@ -33,8 +35,15 @@ class Reader:
         await self._consumer.start()
 
     async def stop(self) -> None:
-        if self._consumer is not None:
-            await self._consumer.stop()
+        """Leave. aiokafka's fetcher swallows a cancellation that comes while it drops what `read` read last, and its
+        consumer would then wait for it for ever: so it is asked until it has ended."""
+        if self._consumer is None:
+            return
+        fetching = self._consumer._fetcher._fetch_task
+        while not fetching.done():
+            fetching.cancel()
+            await asyncio.wait([fetching], timeout=ASK_AGAIN_S)
+        await self._consumer.stop()
 
     async def bounds(self, tps: Iterable[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
         """First offset and end of each partition's log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.stack.loopkit import produce_json, run, running, settings_for, sql, s
 from tests.stack.test_config import aos
 
 EQUAL = ("encode", "admit", "supervise", "collect", "learn", "mine")  # the law promises their rows
+CALM_S = 3.0
 OPEN = ("register", "match", "compose", "allocate", "optimise")  # they look at what is not in their log
 
 
@@ -47,9 +49,10 @@ def everything(settings: Settings) -> tuple[Any, Any, Any]:
     return run(topics(settings)), run(commits(settings)), digests(settings.database_url)
 
 
-def played(settings: Settings, name: str, begin: datetime.datetime, **more: Any) -> tuple[Report, list[Any]]:
+def played(
+    settings: Settings, name: str, begin: datetime.datetime, end: datetime.datetime, **more: Any
+) -> tuple[Report, list[Any]]:
     rows: list[Any] = []
-    end = datetime.datetime.now(datetime.UTC)
     return run(replay(settings, Stretch(name, begin, end, **more), rows.append)), rows
 
 
@@ -82,11 +85,15 @@ def test_a_replay_makes_the_rows_again_and_changes_nothing(
         middle = datetime.datetime.now(datetime.UTC)
         produce_json(up, some_work(100))
         assert sql_until(up, ended.format(54), bool, 60), sql(up, "SELECT id, status FROM aos.tasks")
+        end = datetime.datetime.now(datetime.UTC)
+        time.sleep(
+            CALM_S
+        )  # what came before the end is done; later heartbeats may come when admit has stopped
     before = everything(settings)
     said = []
     for name in (*EQUAL, *OPEN):
         for start in (begin, middle) if name in ("supervise", "collect", "mine") else (begin,):
-            report, rows = played(settings, name, start)
+            report, rows = played(settings, name, start, end)
             assert not report.failed, report
             assert report.messages > 0, report
             assert len(rows) == sum(report.outputs.values())
@@ -94,13 +101,14 @@ def test_a_replay_makes_the_rows_again_and_changes_nothing(
                 assert report.equal is True, (name, report)
             else:
                 assert report.equal is None, (name, report)
-                assert start is middle or sum(report.outputs.values()) > 0, report
+                # optimise adopts the policies that stand in the view, and publishes none again
+                assert start is middle or name == "optimise" or sum(report.outputs.values()) > 0, report
         said.append(f"{name} {report.messages} messages, {sum(report.outputs.values())} rows")
     assert {*EQUAL, *OPEN, "store"} == set(PROCESSORS)
-    forged, _ = played(dataclasses.replace(settings, secret="another"), "supervise", begin)
+    forged, _ = played(dataclasses.replace(settings, secret="another"), "supervise", begin, end)
     assert forged.equal is False
-    assert {topic for topic, count in forged.missing.items() if count} == {"aos.inbox.one"}
-    part, _ = played(settings, "supervise", begin, partitions=(1,))
+    assert forged.missing["aos.inbox.one"], "and no answer counts, so that trails and releases are others too"
+    part, _ = played(settings, "supervise", begin, end, partitions=(1,))
     assert list(part.states) == [1]
     file = tmp_path / "rows.ndjson"
     done = aos(
