@@ -35,10 +35,10 @@ def delegated(turn: Turn, row: Delegated) -> None:
     if found is None:
         return
     request, step = found
-    head = request.common
-    child = identity.child_id(head.request_id, head.round, step.number, step.attempt, row.call)
     if row.call in step.calls:
         return
+    head = request.common
+    child = identity.child_id(head.request_id, head.round, step.number, step.attempt, row.call)
     refusal = _refusal(turn, request, step, row)
     if len(step.calls) < CALLS_MAX:
         step.calls = (*step.calls, row.call)

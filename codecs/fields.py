@@ -156,6 +156,17 @@ COMMON: tuple[Field, ...] = (
     need("round", I16, "0 at first, one more with every redrive"),
 )
 
+# of whatever an agent at work on an attempt says
+ECHO: tuple[Field, ...] = (
+    need("request_id", ID, "Echo of the assignment"),
+    need("home", I32, "Echo of the assignment"),
+    need("step", I16, "Echo of the assignment"),
+    need("attempt", I16, "Echo of the assignment"),
+    need("agent", TEXT, "Echo of the assignment"),
+    need("epoch", I64, "Echo of the assignment"),
+    need("token", ID, "Echo of the assignment: proof that the attempt is the agent's"),
+)
+
 # of match, ready, decision, trail, experience and result; "null: not degraded" costs a batch one column of nulls
 RUNG: Field = may(
     "rung",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aos.codecs.fields import BYTES, I16, I32, I64, ID, TEXT, TEXTS, Record, may, need
+from aos.codecs.fields import BYTES, ECHO, I64, TEXT, TEXTS, Record, may, need
 
 CALL = Record(
     "call",
@@ -15,13 +15,7 @@ CALL = Record(
             TEXT,
             "The agent's own name of this call, unique in its attempt; said again: the same call",
         ),
-        need("request_id", ID, "Echo of the assignment"),
-        need("home", I32, "Echo of the assignment"),
-        need("step", I16, "Echo of the assignment"),
-        need("attempt", I16, "Echo of the assignment"),
-        need("agent", TEXT, "Echo of the assignment"),
-        need("epoch", I64, "Echo of the assignment"),
-        need("token", ID, "Echo of the assignment: proof that the attempt is the agent's"),
+        *ECHO,
         may("text", TEXT, "delegate: what is asked, in words"),
         may("payload", BYTES, "delegate: input bytes, at most 32 KiB with the text"),
         may("content_type", TEXT, "delegate: media type of the payload"),

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from aos.agents.sdk.desk import Delegated, Desk, Refuse
 from aos.codecs import rows
+from aos.codecs.fields import ECHO
 
-ECHOED = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
+ECHOED = tuple(field.name for field in ECHO)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from tests.chaos.journal import ACKNOWLEDGED, Journal
-from tests.chaos.load import ARROW
+from tests.chaos.load import encoded
 
 TICK_S = 0.05
 OPEN_TOGETHER = 50  # connections that are opened at a time
@@ -54,10 +53,7 @@ class Client:
         line = {"tenant": "default", "id": ids[0], "key": self.name, "seq": self.seq, "rows": self._rows}
         self.seq += self._rows
         self.owes += 1
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, ARROW) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, ARROW))
-        return line, sink.getvalue().to_pybytes()
+        return line, encoded(rows)
 
     async def send(self, line: dict[str, Any], value: bytes) -> None:
         """Send one message that the journal has; without an answer it stays unknown."""

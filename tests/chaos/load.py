@@ -83,10 +83,7 @@ class Sender:
         topic = self.prefix + ("aos.requests" if tenant == "default" else f"aos.requests.{tenant}")
         entries = [entry for entry, _ in pairs]
         if len(pairs) > 1:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, ARROW) as writer:
-                writer.write_table(pa.Table.from_pylist([body for _, body in pairs], ARROW))
-            value, kind = bytes(sink.getvalue()), "application/vnd.apache.arrow.stream"
+            value, kind = encoded([body for _, body in pairs]), "application/vnd.apache.arrow.stream"
         else:
             value, kind = json.dumps(pairs[0][1]).encode(), "application/json"
 
@@ -106,6 +103,14 @@ class Sender:
                 for entry in entries:  # refused by the library itself: it never left
                     self.journal.settled(entry, REFUSED)
                 return
+
+
+def encoded(rows: list[dict[str, Any]]) -> bytes:
+    """Requests as one Arrow message."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ARROW) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, ARROW))
+    return bytes(sink.getvalue())
 
 
 def groups(count: int, random: Random) -> list[int]:

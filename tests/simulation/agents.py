@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aos.agents.sdk.work import ECHOED
 from aos.codecs import wire
 from aos.codecs.rows import from_dicts
 from aos.codecs.topics import inbox, record_of
@@ -160,7 +161,7 @@ class Service:
     def _calls(self, world: World, row: dict[str, Any]) -> list[dict[str, Any]]:
         """What the agent asks for while it is at work: a child, a change of the context; some of it forged or twice."""
         chance, random = world.chance, world.random
-        echo = {n: row[n] for n in ("request_id", "home", "step", "attempt", "agent", "epoch", "token")}
+        echo = {n: row[n] for n in ECHOED}
         calls = []
         if chance(self.habits.delegates):
             calls.append(echo | {
@@ -185,9 +186,11 @@ class Service:
         habits, chance, random = self.habits, world.chance, world.random
         at = world.clock + random.randint(*habits.work_us)
         skill = next(agent.skill for agent in self.agents if agent.name == row["agent"])
-        answer = {
-            name: row[name] for name in ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
-        } | {"status": "ok", "payload": said_by(row), "score": min(1.0, skill * random.uniform(0.8, 1.2))}
+        answer = {name: row[name] for name in ECHOED} | {
+            "status": "ok",
+            "payload": said_by(row),
+            "score": min(1.0, skill * random.uniform(0.8, 1.2)),
+        }
         answers = []
         if chance(habits.forged):
             bad = dict(answer, payload=FORGED)

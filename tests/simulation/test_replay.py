@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aos.agents.sdk.work import ECHOED
 from aos.codecs.settings import Settings
 from aos.codecs.topics import inbox
 from aos.streams.simulate import Simulation
@@ -33,9 +34,10 @@ class Replayers(Service):
         self.table = table
 
     def _plan(self, world: World, row: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-        echo = ("request_id", "home", "step", "attempt", "agent", "epoch", "token")
         score = self.table[int(row["text"].removeprefix("row "))][row["agent"]]
-        return [(world.clock + 5_000, {name: row[name] for name in echo} | {"status": "ok", "score": score})]
+        return [
+            (world.clock + 5_000, {name: row[name] for name in ECHOED} | {"status": "ok", "score": score})
+        ]
 
 
 @dataclass

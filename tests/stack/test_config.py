@@ -75,15 +75,8 @@ def decided_under(up: Up, version: int) -> float:
     return time.monotonic() - began
 
 
-@pytest.fixture(scope="module")
-def measure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    from tests.conftest import MEASURED
-
-    return request.config.stash.setdefault(MEASURED, []).append
-
-
 def test_settings_change_while_tasks_flow_and_a_restart_keeps_them(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
+    bootstrap: str, database_url: str, topic_prefix: str, measured: Callable[[str], None]
 ) -> None:
     settings = settings_for(bootstrap, database_url, topic_prefix)
     with running(settings) as up:
@@ -96,7 +89,7 @@ def test_settings_change_while_tasks_flow_and_a_restart_keeps_them(
             assert changed(settings, "set", "candidates_max", "1") == 2, "it is so already"
             assert changed(settings, "rollback", "1") == 3
             back = decided_under(up, 3)
-        measure(f"a setting decided {took:.1f} s after it was set, a rollback after {back:.1f} s")
+        measured(f"a setting decided {took:.1f} s after it was set, a rollback after {back:.1f} s")
         named = "SELECT min(cardinality(candidate_agents)) FROM aos.decisions WHERE "
         assert sql_until(up, named + f"{VERSION} = 0", bool) == [(2,)]
         assert sql_until(up, named + f"{VERSION} = 2", bool) == [(1,)]

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from aos.codecs.rows import from_dicts
 from aos.codecs.settings import Settings
 from aos.infra.logs import append
@@ -53,15 +51,8 @@ def flowing(up: Up, name: str, sent: list[str], every_s: float = 0.05) -> Iterat
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def measure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    from tests.conftest import MEASURED
-
-    return request.config.stash.setdefault(MEASURED, []).append
-
-
 def test_processors_stand_and_go_on_by_command_and_every_request_ends_once(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None]
+    bootstrap: str, database_url: str, topic_prefix: str, measured: Callable[[str], None]
 ) -> None:
     """Each of a task's way, the learner and the store; allocate's worker is killed while it stands, encode is drained.
 
@@ -95,7 +86,7 @@ def test_processors_stand_and_go_on_by_command_and_every_request_ends_once(
             began = time.monotonic()
             (drained,) = told(settings, "processors", "drain", "encode", "--wait", "--timeout", "60")
             assert drained["state"] == "drained"
-            measure(f"drained under load in {time.monotonic() - began:.1f} s")
+            measured(f"drained under load in {time.monotonic() - began:.1f} s")
             assert sql(up, "SELECT count(*) FROM aos.unfinished")[0][0] == 0
             waits = len(sent)
         told(settings, "processors", "resume", "encode", "--wait")
@@ -107,7 +98,7 @@ def test_processors_stand_and_go_on_by_command_and_every_request_ends_once(
         ended = sql(up, "SELECT id, count(*) FROM aos.tasks WHERE status = 'ok' GROUP BY id")
         assert dict(ended) == dict.fromkeys(sent, 1)
         assert sql(up, "SELECT count(*) FROM aos.doubled")[0][0] == 0
-    measure(f"{len(sent)} requests while seven processors stood in turn: 0 lost, 0 twice")
+    measured(f"{len(sent)} requests while seven processors stood in turn: 0 lost, 0 twice")
 
 
 def alert(name: str, kind: str, seen_at: int) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from aos.codecs.settings import Settings
@@ -24,13 +23,6 @@ from tests.stack.test_config import aos
 EQUAL = ("encode", "admit", "supervise", "collect", "learn", "mine")  # the law promises their rows
 CALM_S = 3.0
 OPEN = ("register", "match", "compose", "allocate", "optimise")  # they look at what is not in their log
-
-
-@pytest.fixture(scope="module")
-def measure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    from tests.conftest import MEASURED
-
-    return request.config.stash.setdefault(MEASURED, []).append
 
 
 async def commits(settings: Settings) -> dict[str, Any]:
@@ -72,7 +64,7 @@ def some_work(first: int) -> list[dict[str, Any]]:
 
 
 def test_a_replay_makes_the_rows_again_and_changes_nothing(
-    bootstrap: str, database_url: str, topic_prefix: str, measure: Callable[[str], None], tmp_path: Path
+    bootstrap: str, database_url: str, topic_prefix: str, measured: Callable[[str], None], tmp_path: Path
 ) -> None:
     """From the beginning, and from the middle, where a state comes from a snapshot or from the log before it. With
     another key of the tokens the inbox is another: a replay that does not see that sees nothing."""
@@ -122,4 +114,4 @@ def test_a_replay_makes_the_rows_again_and_changes_nothing(
     assert refused.returncode == 2
     assert "cannot be played" in refused.stderr
     assert everything(settings) == before
-    measure("; ".join(said))
+    measured("; ".join(said))

@@ -22,6 +22,7 @@ from tests.unit.given_ledger import (
     asked,
     assigned,
     candidate,
+    go_on_alike,
     id_of,
     outcome,
     planned,
@@ -147,13 +148,7 @@ def test_a_state_that_was_written_and_read_is_written_with_the_same_bytes_and_go
     world, other = busy(), busy()
     other.reload()
     other.reload()
-    assert other.bytes() == world.bytes()
-    for _ in range(12):
-        assert other.state.next_due() == world.state.next_due()
-        if world.next_due is None:
-            break
-        assert other.tick((world.next_due - world.now) / SECOND) == world.run_to_due()
-    assert other.bytes() == world.bytes()
+    go_on_alike(world, other, 12)
 
 
 def test_every_slot_of_the_state_is_written() -> None:
