@@ -9,12 +9,13 @@ its weight, then the older row. So a row of lane p starts no later than one of l
 that becomes ready p x `age_us` after it: it waits at most that much longer. The other side of it: when a low lane's
 backlog is older than that, its rows and those of lane 0 are equals.
 
-A row that finds no free slot does not hold up those behind it: a pass goes on to the next one, until SCAN_MAX rows
-found none. What stands behind so many waits for them.
+A row that finds no free slot does not hold up those behind it, but those that want just what it wants
+(`Waiting.wants`): of those only the first is asked in a pass. What a pass costs so depends on how many different
+wants wait, not on how many rows: a backlog must not make each message dearer.
 
-state: rows by lane, class and tenant in order of arrival; a virtual clock for each lane and tenant.
+state: rows by lane, class, tenant and wants in order of arrival; a virtual clock for each lane and tenant.
 order: rows of one lane come in the order of `ready_at` (log order); a row out of order ages with those before it.
-cost: a pass looks at one row for each decision, and at the head of each (lane, class, tenant).
+cost: a pass looks at one row for each decision, and at the head of each (lane, class, tenant, wants): 3 us.
 source: start-time fair queueing (Goyal, Vin, Cheng 1996).
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 B = TypeVar("B")
@@ -30,7 +31,6 @@ B = TypeVar("B")
 LANES_COUNT = 4
 ROWS_MIN = 64  # a lane holds so many rows even when nothing is free: the window in which tenants are fair
 ROWS_MAX = 4_096  # .. and at most so many (and the rest of the message that filled it)
-SCAN_MAX = 2_048  # rows without a free slot that one pass looks at: about a millisecond
 WEIGHT_MIN = 1e-3  # a tenant of weight 0 gets next to nothing, not nothing
 CREDIT_MAX = 64.0  # rows of weight 1 that a tenant may be behind the foremost one when it comes back
 
@@ -44,12 +44,22 @@ class Verdict(enum.Enum):
 
 
 class Waiting(Generic[B]):
-    """One row that waits: row `index` of `block` (whatever the owner keeps its rows in). `ready_at` in us."""
+    """One row that waits: row `index` of `block` (whatever the owner keeps its rows in). `ready_at` in us.
 
-    __slots__ = ("block", "index", "key", "lane", "ready_at", "running", "sequence", "tenant")
+    `wants`: if one row is blocked, all that want the same are."""
+
+    __slots__ = ("block", "index", "key", "lane", "ready_at", "running", "sequence", "tenant", "wants")
 
     def __init__(
-        self, key: bytes, lane: int, tenant: str, running: bool, ready_at: int, block: B, index: int
+        self,
+        key: bytes,
+        lane: int,
+        tenant: str,
+        running: bool,
+        ready_at: int,
+        block: B,
+        index: int,
+        wants: Hashable,
     ) -> None:
         self.key = key
         self.lane = lane
@@ -58,19 +68,21 @@ class Waiting(Generic[B]):
         self.ready_at = ready_at
         self.block = block
         self.index = index
+        self.wants = wants
         self.sequence = 0
 
 
+Queue = dict[bytes, Waiting[B]]  # by key, in order of arrival
 # of a queue: level, class, its tenant's clock, then the first row: since when it is ready, its number, itself; the rest
 Head = tuple[int, int, float, int, int, Waiting[B], Iterator[Waiting[B]]]
 
 
 class Lane(Generic[B]):
-    """One lane: queues by class (0 running, 1 new) and tenant, the tenants' clocks, and whether it is full."""
+    """One lane: queues by class (0 running, 1 new), tenant and wants, the tenants' clocks, and whether it is full."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.queues: dict[tuple[int, str], dict[bytes, Waiting[B]]] = {}
+        self.queues: dict[tuple[int, str], dict[Hashable, Queue[B]]] = {}
         self.clocks: dict[str, float] = {}  # tenant -> rows it had, each divided by its weight
         self.clock = 0.0  # the foremost tenant's
         self.count = 0
@@ -81,10 +93,13 @@ class Lane(Generic[B]):
     def add(self, row: Waiting[B]) -> None:
         """Append a row; a tenant that had none here starts where the others are: no credit for its absence."""
         at = (0 if row.running else 1, row.tenant)
-        queue = self.queues.get(at)
-        if queue is None:
+        queues = self.queues.get(at)
+        if queues is None:
             self._begin_clock(row.tenant)
-            queue = self.queues[at] = {}
+            queues = self.queues[at] = {}
+        queue = queues.get(row.wants)
+        if queue is None:
+            queue = queues[row.wants] = {}
         queue[row.key] = row
         self.count += 1
 
@@ -98,10 +113,13 @@ class Lane(Generic[B]):
     def remove(self, row: Waiting[B]) -> None:
         """Take a row out."""
         at = (0 if row.running else 1, row.tenant)
-        queue = self.queues[at]
+        queues = self.queues[at]
+        queue = queues[row.wants]
         del queue[row.key]
         if not queue:
-            del self.queues[at]
+            del queues[row.wants]
+            if not queues:
+                del self.queues[at]
         self.count -= 1
 
     def clear(self) -> None:
@@ -120,14 +138,21 @@ class Lane(Generic[B]):
         self.full = self.count >= limit or (self.full and self.count > limit // 2)
         return self.full
 
-    # a pass: begin, then peek and advance by turns; rows must not be added or removed meanwhile
+    # a pass: begin, then peek and advance or skip by turns; rows must not be added or removed meanwhile
 
-    def begin(self, now: int, age: int) -> None:
-        """Start a pass at `now`; `age` is the waiting time worth one level (both us)."""
+    def begin(self, now: int, age: int, may: Callable[[Waiting[B]], bool]) -> bool:
+        """Start a pass at `now` over the queues whose first row `may` start; whether there are any. `age` is the
+        waiting time worth one level (both us)."""
         self._now, self._age = now, age
-        queues = [(group, iter(queue.values())) for (group, _), queue in self.queues.items()]
-        self._heads = [self._head(group, next(rows), rows) for group, rows in queues]
+        self._heads = []
+        for (group, _), queues in self.queues.items():
+            for queue in queues.values():
+                rows = iter(queue.values())
+                first = next(rows)
+                if may(first):
+                    self._heads.append(self._head(group, first, rows))
         heapq.heapify(self._heads)
+        return bool(self._heads)
 
     def peek(self) -> tuple[int, int, int, int] | None:
         """What the lane offers next, comparable with other lanes' offers; None when nothing is left."""
@@ -141,31 +166,23 @@ class Lane(Generic[B]):
             return level, group, ready_at + self.number * self._age, sequence
         return None
 
-    def advance(self) -> Waiting[B]:
-        """The row that `peek` offered; the next one of its queue takes its place."""
-        _, group, _, _, _, row, rows = self._heads[0]
+    @property
+    def offered(self) -> Waiting[B]:
+        """The row that `peek` spoke of."""
+        return self._heads[0][5]
+
+    def advance(self) -> None:
+        """The row offered is taken: the next one of its queue takes its place."""
+        _, group, _, _, _, _, rows = self._heads[0]
         after = next(rows, None)
         if after is None:
             heapq.heappop(self._heads)
         else:
             heapq.heapreplace(self._heads, self._head(group, after, rows))
-        return row
 
-    def offers(self) -> Iterator[Waiting[B]]:
-        """All rows in order; each must be charged, if it is taken, before the next one is asked for."""
-        if len(self.queues) == 1:  # one class of one tenant: in order of arrival
-            for queue in self.queues.values():
-                yield from queue.values()
-            return
-        heads, clocks = self._heads, self.clocks
-        while heads:
-            level, group, clock, ready_at, sequence, row, rows = heads[0]
-            current = clocks[row.tenant]
-            if current > clock:  # the tenant had a row since
-                heapq.heapreplace(heads, (level, group, current, ready_at, sequence, row, rows))
-                continue
-            yield row
-            self.advance()  # after it was charged: its queue's next row then stands where it belongs at once
+    def skip(self) -> None:
+        """The row offered is blocked, and with it all of its queue."""
+        heapq.heappop(self._heads)
 
     def _head(self, group: int, row: Waiting[B], rows: Iterator[Waiting[B]]) -> Head[B]:
         level = self.number
@@ -197,23 +214,28 @@ class Lanes(Generic[B]):
         return row
 
     def offer(
-        self, now: int, age: int, weights: Mapping[str, float], take: Callable[[Waiting[B]], Verdict]
+        self,
+        now: int,
+        age: int,
+        weights: Mapping[str, float],
+        may: Callable[[Waiting[B]], bool],
+        take: Callable[[Waiting[B]], Verdict],
     ) -> None:
-        """One pass: offer rows in order to `take` until nothing is free; those taken leave and are charged."""
+        """One pass: offer rows in order to `take` until nothing is free; those taken leave and are charged.
+
+        `may` says cheaply whether a row need not be offered at all."""
         taken: list[Waiting[B]] = []
-        blocked = 0
-        open_ = [lane for lane in self.lanes if lane.count]
-        for lane in open_:
-            lane.begin(now, age)
-        for row in open_[0].offers() if len(open_) == 1 else _merged(open_):
+        lanes = [lane for lane in self.lanes if lane.count and lane.begin(now, age, may)]
+        while offers := [(offer, lane.number, lane) for lane in lanes if (offer := lane.peek()) is not None]:
+            lane = offers[0][2] if len(offers) == 1 else min(offers)[2]
+            row = lane.offered
             verdict = take(row)
             if verdict is Verdict.TAKEN:
                 taken.append(row)
-                self.lanes[row.lane].charge(row.tenant, weights.get(row.tenant, 1.0))
+                lane.charge(row.tenant, weights.get(row.tenant, 1.0))
+                lane.advance()
             elif verdict is Verdict.BLOCKED:
-                blocked += 1
-                if blocked >= SCAN_MAX:
-                    break
+                lane.skip()
             else:
                 break
         self._leave(taken)
@@ -232,9 +254,3 @@ class Lanes(Generic[B]):
         one more for each free one."""
         limit = min(ROWS_MAX, max(ROWS_MIN, room + free))
         return [lane.number for lane in self.lanes if lane.is_full(limit)]
-
-
-def _merged(lanes: list[Lane[B]]) -> Iterator[Waiting[B]]:
-    """What several lanes offer, in order; each row must be charged, if it is taken, before the next is asked for."""
-    while offers := [(offer, lane.number, lane) for lane in lanes if (offer := lane.peek()) is not None]:
-        yield min(offers)[2].advance()

@@ -222,7 +222,8 @@ class Turn:
         """Offer what is free to those who wait."""
         if self._load.free > 0 and self._lanes.rows:
             settings = self._settings
-            self._lanes.offer(self._now, settings.lane_age_ms * 1000, settings.tenant_weights, self._take)
+            age_us = settings.lane_age_ms * 1000
+            self._lanes.offer(self._now, age_us, settings.tenant_weights, self._may, self._take)
 
     def end(self) -> Step[State]:
         """The journal's rows first, then the ledger's."""
@@ -255,6 +256,11 @@ class Turn:
 
     def _give_slots(self, block: Block) -> None:
         block.give(self._load.find(block.agents, self._fleet, self._settings.prefetch))
+
+    def _may(self, row: Waiting[Block]) -> bool:
+        """Whether any of the row's alternatives has a free slot."""
+        block, index = row.block, row.index
+        return any(slot.use < 1.0 for slot in block.slots[block.start[index] : block.start[index + 1]])
 
     def _take(self, row: Waiting[Block]) -> Verdict:
         if self._load.free <= 0:

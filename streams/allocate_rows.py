@@ -96,6 +96,7 @@ class Block:
         self.running: list[bool] = rows.column("running").to_pylist()
         self.ready_at: list[int] = _list(rows.column("ready_at"))
         self.keys = keys_of_rows(rows)
+        self.wants = self._wants(present)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -150,6 +151,23 @@ class Block:
             for row, (chance, yes) in enumerate(zip(found.tolist(), here, strict=True), index):
                 self._rest[row] = (np.nonzero(yes)[0].tolist(), chance)
         return self._rest[index][1]
+
+    def _wants(self, present: np.ndarray) -> list[tuple[frozenset[str], str | None, str | None]]:
+        """Of each row who may do it, its kind and its policy: rows that agree in these are blocked together.
+
+        A row can also be kept waiting by what is expected of those that are free; of rows of one kind that is much
+        the same, and the first of them speaks for the others."""
+        places = np.full(present.shape, -1, np.int32)
+        places[present] = self._names
+        places.sort(axis=1)
+        known: dict[bytes, frozenset[str]] = {}
+        wants = []
+        for index, row in enumerate(places):
+            agents = known.get(at := row.tobytes())
+            if agents is None:
+                agents = known[at] = frozenset(self.agents[place] for place in row if place >= 0)
+            wants.append((agents, self.kinds[index], self.policies[index]))
+        return wants
 
     def _matrix(self, name: str, present: np.ndarray) -> np.ndarray:
         """A column of the alternatives as [rows, alternatives], zeros where there is none."""

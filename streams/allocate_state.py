@@ -110,15 +110,14 @@ def state_of(partition: int, batches: Mapping[str, pa.RecordBatch]) -> State:
 
 def _load_lanes(state: State, batches: Mapping[str, pa.RecordBatch], full: list[int]) -> None:
     lanes = state.lanes
-    sequence = lanes.sequence
     rows = batches["waiting"]
+    lanes.sequence -= len(rows)  # as many numbers as they are: those after them get higher ones
     if len(rows):
         ready = pa.RecordBatch.from_arrays(rows.columns[: len(_READY)], schema=_READY)
         block = Block(ready, rows.column("exploration").to_numpy(), rows.column("floor").to_numpy())
         state.block_rows = len(block)
         for index, lane in enumerate(rows.column("lane").to_pylist()):
             lanes.add(waiting_row(block, index, lane))
-    lanes.sequence = sequence
     for number, clock in _rows(batches["clocks"]):
         lanes.lanes[number].clock = clock
         lanes.lanes[number].full = number in full
@@ -137,6 +136,7 @@ def waiting_row(block: Block, index: int, lane: int) -> Waiting[Block]:
         block.ready_at[index],
         block,
         index,
+        block.wants[index],
     )
 
 

@@ -67,7 +67,8 @@ SUPERVISE = Processor(
 )  # fmt: skip
 ALLOCATE = Processor(
     "allocate", Law.JOURNAL, journal="aos.decisions", views=("aos.agent-states", "aos.strategies", "aos.settings"),
-    reads=(*LANES, "aos.releases"), writes=("aos.decisions", "aos.ledger"),
+    reads=("aos.releases", *LANES),  # what is free first: else rows that wait are looked at in vain
+    writes=("aos.decisions", "aos.ledger"),
     initial=allocate.initial, step=allocate.step, dump=allocate.dump, load=allocate.load, adopt=allocate.adopt,
 )  # fmt: skip
 

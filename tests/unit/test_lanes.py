@@ -9,15 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aos.agents import lanes as lanes_module
 from aos.agents.lanes import Lanes, Verdict, Waiting
 
 AGE = 20_000_000
 Row = Waiting[None]
 
 
-def row(number: int, lane: int = 2, tenant: str = "t", *, running: bool = False, ready_at: int = 0) -> Row:
-    return Waiting(b"%d" % number, lane, tenant, running, ready_at, None, number)
+def row(
+    number: int,
+    lane: int = 2,
+    tenant: str = "t",
+    *,
+    running: bool = False,
+    ready_at: int = 0,
+    wants: str = "",
+) -> Row:
+    return Waiting(b"%d" % number, lane, tenant, running, ready_at, None, number, wants)
+
+
+def any_may(_: Row) -> bool:
+    return True
 
 
 def take_some(
@@ -32,7 +43,7 @@ def take_some(
         taken.append(offered)
         return Verdict.TAKEN
 
-    lanes.offer(now, AGE, weights or {}, take)
+    lanes.offer(now, AGE, weights or {}, any_may, take)
     return taken
 
 
@@ -110,32 +121,45 @@ def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
     assert "small" in [item.tenant for item in take_some(lanes, 2)]
 
 
-def test_a_row_without_a_free_slot_does_not_hold_up_those_behind_it() -> None:
-    lanes = filled(*(row(i, ready_at=i) for i in range(10)))
-    taken: list[int] = []
+def test_a_row_without_a_free_slot_does_not_hold_up_those_behind_it_that_want_something_else() -> None:
+    lanes = filled(*(row(i, ready_at=i, wants="even" if i % 2 == 0 else "odd") for i in range(10)))
+    offered: list[int] = []
 
-    def only_odd(offered: Row) -> Verdict:
-        if offered.index % 2 == 0:
-            return Verdict.BLOCKED
-        taken.append(offered.index)
-        return Verdict.TAKEN
+    def only_odd(one: Row) -> Verdict:
+        offered.append(one.index)
+        return Verdict.BLOCKED if one.wants == "even" else Verdict.TAKEN
 
-    lanes.offer(0, AGE, {}, only_odd)
-    assert taken == [1, 3, 5, 7, 9]
+    lanes.offer(0, AGE, {}, any_may, only_odd)
+    assert offered == [0, 1, 3, 5, 7, 9]
     assert [item.index for item in lanes.rows.values()] == [0, 2, 4, 6, 8]
 
 
-def test_a_pass_looks_at_a_bounded_number_of_rows_without_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "SCAN_MAX", 5)
-    lanes = filled(*(row(i) for i in range(10)))
-    seen: list[int] = []
+def test_what_a_pass_looks_at_does_not_grow_with_the_rows_that_wait_for_the_same() -> None:
+    lanes = filled(*(row(i, lane=i % 4, tenant="ab"[i % 2], wants="xyz"[i % 3]) for i in range(4000)))
+    asked: list[int] = []
 
-    def blocked(offered: Row) -> Verdict:
-        seen.append(offered.index)
-        return Verdict.BLOCKED
+    def none(one: Row) -> bool:
+        asked.append(one.index)
+        return False
 
-    lanes.offer(0, AGE, {}, blocked)
-    assert seen == [0, 1, 2, 3, 4]
+    def never(_: Row) -> Verdict:
+        raise AssertionError("nobody may")
+
+    lanes.offer(0, AGE, {}, none, never)
+    assert len(asked) == 4 * 3  # lane (and with it the tenant) and wants
+    assert len(lanes.rows) == 4000
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.sampled_from("xyz")), max_size=40))
+def test_what_rows_want_does_not_change_the_order_when_everything_is_free(
+    rows: list[tuple[str, bool, str]],
+) -> None:
+    alike = filled(*(row(i, 2, who, running=runs, ready_at=i) for i, (who, runs, _) in enumerate(rows)))
+    several = filled(
+        *(row(i, 2, who, running=runs, ready_at=i, wants=what) for i, (who, runs, what) in enumerate(rows))
+    )
+    order = [item.index for item in take_some(several, 100)]
+    assert order == [item.index for item in take_some(alike, 100)]
 
 
 def test_a_lane_is_full_from_its_limit_until_half_of_it_is_left() -> None:
