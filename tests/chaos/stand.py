@@ -28,7 +28,7 @@ from aos.infra.up import NICE, SHARED, Up, outside, worker_name
 from aos.streams.topology import GROUPS
 from tests.chaos.doors import LinkedBroker
 from tests.chaos.hands import InHand
-from tests.chaos.observe import Notes, Sampler
+from tests.chaos.observe import Notes, Sampler, keep_all
 
 if TYPE_CHECKING:
     from tests.chaos.proxy_control import Control
@@ -136,6 +136,7 @@ class Stand:
         self.up = ChaosUp(self.settings)
         self.up.stand = self
         self.up.__enter__()
+        keep_all(self.settings.bootstrap, self.settings.prefix + "aos.beliefs")
         for name in self.services:
             self.start_service(name)
         self.in_hand = InHand(self.settings, self.services)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 
 def chaos(*arguments: str, expected: int) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def test_the_quick_set_of_faults_loses_and_doubles_nothing(measured: Callable[[s
     )
 
 
+@pytest.mark.long
 def test_twenty_kills_with_work_in_hand_lose_and_double_nothing(measured: Callable[[str], None]) -> None:
     said = chaos("--suite", "kill", "--seed", "1", "--tasks", "5000", expected=0)
     assert said["kills"] >= 20
@@ -58,6 +59,7 @@ def test_a_thousand_connections_at_once_lose_and_double_nothing_while_broker_and
     measured(f"{said['tasks']} tasks of {said['clients']} clients, {said['kills']} kills, lost 0, twice 0")
 
 
+@pytest.mark.long
 def test_a_naive_app_is_found_guilty() -> None:
     said = chaos("--naive", "--faults", "1,1", "--tasks", "800", "--patience", "15", expected=1)
     assert said["lost"] > 0
