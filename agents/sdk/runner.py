@@ -98,6 +98,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         )
         consumer = AIOKafkaConsumer(
             group_id=user,
+            group_instance_id=f"{user}.{service.replica}" if service.stays else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=500,
@@ -116,6 +117,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._beats.close()
             if self._calls is not None:
                 await self._calls.close()
+            if service.stays and consumer._coordinator is not None:
+                consumer._coordinator._group_instance_id = None  # else aiokafka never leaves the group
             await consumer.stop()
             await producer.stop()
             if self._pool is not None:

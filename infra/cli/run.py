@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -135,6 +136,7 @@ def worker(
 
     Example: AOS_BOOTSTRAP=localhost:9092 aos worker --processors edge
     """
+    gc.disable()  # imports make a million objects that stay; `tune` lets the collector go on
     from aos.infra.runtime import work
     from aos.infra.settings import load
 

@@ -316,6 +316,7 @@ def tune() -> None:
     """Interpreter settings of a worker: a step's rows live for milliseconds, so the collector need not look often; the
     consumers' threads wait for the interpreter lock at every fetch, so it changes hands sooner."""
     gc.freeze()
+    gc.enable()
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(0.001)
 

@@ -10,7 +10,7 @@ from aos.agents import Answer, Refuse, Service, Work
 
 def build(name: str, agents: int = 3, capacity: int = 64) -> Service:
     """A service whose agents shout, work for a moment, join what came before, and now and then refuse."""
-    service = Service(name)
+    service = Service(name, replica=f"{name}-a")
     names = [f"{name}-{number}" for number in range(agents)]
 
     @service.agent(names, capabilities=["shout"], capacity=capacity, batch=True)

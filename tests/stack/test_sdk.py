@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +28,11 @@ def slow_square(work: Work) -> Answer:
     return Answer(str(int(work.text or "0") ** 2).encode(), "text/plain")
 
 
+def echoed(work: Work) -> str:
+    """What was asked."""
+    return work.text or ""
+
+
 class Bench:
     """Topics under the test's prefix, a producer of assignments, a reader of outcomes."""
 
@@ -34,7 +41,7 @@ class Bench:
         self.service = Service("lab", bootstrap=bootstrap, prefix=prefix, heartbeat_s=0.2, grace_s=5)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Bench]:
+    async def running(self, serve: bool = True) -> AsyncIterator[Bench]:
         specs = [spec_of(TOPICS[name], 1) for name in EDGES]
         inbox_topic = inbox_spec(inbox("lab"), self.settings)
         assert inbox_topic is not None
@@ -46,12 +53,13 @@ class Bench:
         )
         await self.producer.start()
         await self.consumer.start()
-        serving = asyncio.create_task(self.service.serve())
+        serving = asyncio.create_task(self.service.serve()) if serve else None
         try:
             yield self
         finally:
-            self.service.stop()
-            await serving
+            if serving is not None:
+                self.service.stop()
+                await serving
             await self.consumer.stop()
             await self.producer.stop()
 
@@ -111,6 +119,50 @@ async def test_an_answer_echoes_the_assignment(bench: Bench) -> None:
             "epoch": 7,
             "token": b"t" * 16,
         }
+
+
+async def test_a_replica_with_a_name_that_was_killed_reads_on_at_once_and_one_that_stops_leaves(
+    bootstrap: str, topic_prefix: str, measured: Callable[[str], None]
+) -> None:
+    bench = Bench(bootstrap, topic_prefix)
+    environment = {
+        **os.environ,
+        "AOS_BOOTSTRAP": bootstrap,
+        "AOS_PREFIX": topic_prefix,
+        "AOS_REPLICA": "first",
+    }
+
+    async def program() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(sys.executable, __file__, env=environment)
+
+    async with bench.running(serve=False):
+        killed = await program()
+        await bench.assign({"text": "one"})
+        assert [row["payload"] for row in await bench.read("aos.outcomes", 1)] == [b"one"]
+        killed.kill()
+        await killed.wait()
+        await bench.assign({"text": "two", "attempt": 2})
+        began = time.monotonic()
+        again = await program()
+        payloads: set[bytes] = set()  # an answer whose offset was not committed comes again
+        while b"two" not in payloads:
+            payloads |= {row["payload"] for row in await bench.read("aos.outcomes", 1)}
+        took = time.monotonic() - began
+        again.terminate()
+        assert await again.wait() == 0
+        environment["AOS_REPLICA"] = "second"
+        began = time.monotonic()
+        other = await program()
+        await bench.assign({"text": "three", "attempt": 3})
+        while b"three" not in payloads:
+            payloads |= {row["payload"] for row in await bench.read("aos.outcomes", 1)}
+        left = time.monotonic() - began
+        other.terminate()
+        await other.wait()
+    measured(
+        f"a killed replica answers {took:.1f} s after its start; another's turn after a stop: {left:.1f} s"
+    )
+    assert max(took, left) < 8  # a session is 10 s: nobody waited for one
 
 
 async def test_every_failure_of_a_handler_is_a_failed_outcome(bench: Bench) -> None:
@@ -214,3 +266,9 @@ async def test_a_service_says_goodbye_when_it_stops(bench: Bench) -> None:
         while not beats or not beats[-1]["stopping"]:
             beats += await bench.read("aos.heartbeats", 1)
     assert [beat["stopping"] for beat in beats[-2:]] == [False, True]
+
+
+if __name__ == "__main__":
+    named = Service("lab")
+    named.agent("echo", capabilities=["echo"])(echoed)
+    named.run()
