@@ -73,8 +73,10 @@ class Waiting(Generic[B]):
 
 
 Queue = dict[bytes, Waiting[B]]  # by key, in order of arrival
-# of a queue: level, class, its tenant's clock, then the first row: since when it is ready, its number, itself; the rest
-Head = tuple[int, int, float, int, int, Waiting[B], Iterator[Waiting[B]]]
+# of a queue: level, since when its first row is ready, that row's number, the row itself, the rest
+Head = tuple[int, int, int, Waiting[B], Iterator[Waiting[B]]]
+# of a tenant and class: level, class, the tenant's clock, then as above of its first row; tenant, heap of queues
+Top = tuple[int, int, float, int, int, str, list[Head[B]]]
 
 
 class Lane(Generic[B]):
@@ -87,7 +89,7 @@ class Lane(Generic[B]):
         self.clock = 0.0  # the foremost tenant's
         self.count = 0
         self.full = False
-        self._heads: list[Head[B]] = []
+        self._tops: list[Top[B]] = []
         self._now = self._age = 0
 
     def add(self, row: Waiting[B]) -> None:
@@ -144,24 +146,28 @@ class Lane(Generic[B]):
         """Start a pass at `now` over the queues whose first row `may` start; whether there are any. `age` is the
         waiting time worth one level (both us)."""
         self._now, self._age = now, age
-        self._heads = []
-        for (group, _), queues in self.queues.items():
+        self._tops = []
+        for (group, tenant), queues in self.queues.items():
+            heads = []
             for queue in queues.values():
                 rows = iter(queue.values())
                 first = next(rows)
                 if may(first):
-                    self._heads.append(self._head(group, first, rows))
-        heapq.heapify(self._heads)
-        return bool(self._heads)
+                    heads.append(self._head(first, rows))
+            if heads:
+                heapq.heapify(heads)
+                self._tops.append(self._top(group, tenant, heads))
+        heapq.heapify(self._tops)
+        return bool(self._tops)
 
     def peek(self) -> tuple[int, int, int, int] | None:
         """What the lane offers next, comparable with other lanes' offers; None when nothing is left."""
-        heads = self._heads
-        while heads:
-            level, group, clock, ready_at, sequence, row, rows = heads[0]
-            current = self.clocks[row.tenant]
+        tops = self._tops
+        while tops:
+            level, group, clock, ready_at, sequence, tenant, heads = tops[0]
+            current = self.clocks[tenant]
             if current > clock:  # the tenant had a row since
-                heapq.heapreplace(heads, (level, group, current, ready_at, sequence, row, rows))
+                heapq.heapreplace(tops, (level, group, current, ready_at, sequence, tenant, heads))
                 continue
             return level, group, ready_at + self.number * self._age, sequence
         return None
@@ -169,26 +175,41 @@ class Lane(Generic[B]):
     @property
     def offered(self) -> Waiting[B]:
         """The row that `peek` spoke of."""
-        return self._heads[0][5]
+        return self._tops[0][6][0][3]
 
     def advance(self) -> None:
         """The row offered is taken: the next one of its queue takes its place."""
-        _, group, _, _, _, _, rows = self._heads[0]
+        _, group, _, _, _, tenant, heads = self._tops[0]
+        rows = heads[0][4]
         after = next(rows, None)
         if after is None:
-            heapq.heappop(self._heads)
+            heapq.heappop(heads)
         else:
-            heapq.heapreplace(self._heads, self._head(group, after, rows))
+            heapq.heapreplace(heads, self._head(after, rows))
+        self._settle(group, tenant, heads)
 
     def skip(self) -> None:
         """The row offered is blocked, and with it all of its queue."""
-        heapq.heappop(self._heads)
+        _, group, _, _, _, tenant, heads = self._tops[0]
+        heapq.heappop(heads)
+        self._settle(group, tenant, heads)
 
-    def _head(self, group: int, row: Waiting[B], rows: Iterator[Waiting[B]]) -> Head[B]:
+    def _settle(self, group: int, tenant: str, heads: list[Head[B]]) -> None:
+        """Put the first tenant, whose queues have changed, where it belongs now."""
+        if heads:
+            heapq.heapreplace(self._tops, self._top(group, tenant, heads))
+        else:
+            heapq.heappop(self._tops)
+
+    def _head(self, row: Waiting[B], rows: Iterator[Waiting[B]]) -> Head[B]:
         level = self.number
         if level:
             level = max(0, level - max(0, self._now - row.ready_at) // self._age)
-        return level, group, self.clocks[row.tenant], row.ready_at, row.sequence, row, rows
+        return level, row.ready_at, row.sequence, row, rows
+
+    def _top(self, group: int, tenant: str, heads: list[Head[B]]) -> Top[B]:
+        level, ready_at, sequence, _, _ = heads[0]
+        return level, group, self.clocks[tenant], ready_at, sequence, tenant, heads
 
 
 class Lanes(Generic[B]):

@@ -31,7 +31,7 @@ PAGES = sorted(
     path for folder in (".", "docs", "benchmarks", "examples") for path in (ROOT / folder).glob("*.md")
 )
 PROGRAMS = ("make", "aos", ".venv/bin/aos", ".venv/bin/python", "python", "pip", "jq")
-OUTSIDE_SETTINGS = {"AOS_SETTINGS_FILE"}  # says where settings stand
+OUTSIDE_SETTINGS = {"AOS_REPLICA", "AOS_SETTINGS_FILE"}  # says where settings stand
 USERS = users(Settings(tenants=("default", "acme"), services=("shouting",)))  # at Kafka
 SHELL = ("sh", "bash", "shell", "console")
 

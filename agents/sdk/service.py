@@ -35,8 +35,8 @@ class Service:
     `bootstrap` and `prefix` default to AOS_BOOTSTRAP and AOS_PREFIX, then to the running local stack's. Replicas of
     a service share its inbox: start the same program twice. Delivery is at least once: an attempt whose answer was
     not acknowledged comes again after a crash. `kafka`: further arguments for the aiokafka clients (TLS, SASL).
-    `replica` (else AOS_REPLICA): a name that this copy has again after a restart and no other copy has. Killed and started
-    again under it, it goes on at once; without a name the group first waits 10 s for the one that is gone.
+    `replica` (else AOS_REPLICA): a name that this copy has again after a restart and no other copy has. Killed and
+    started again under it, it goes on at once; without, the group first waits 10 s for the one that is gone.
     """
 
     def __init__(

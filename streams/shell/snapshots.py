@@ -8,6 +8,7 @@ fenced owner that still writes has a lower generation.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -80,14 +81,14 @@ class Snapshot:
 
 def pack(batches: Mapping[str, pa.RecordBatch]) -> tuple[bytes, list[tuple[str, int]]]:
     """The bytes of a dumped state, and name and size of each part; the same batches give the same bytes."""
-    parts, pieces = [], []
+    parts: list[tuple[str, int]] = []
+    sink, begun = io.BytesIO(), 0
     for name in sorted(batches):
-        sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batches[name].schema) as writer:
             writer.write_batch(batches[name])
-        pieces.append(sink.getvalue().to_pybytes())
-        parts.append((name, len(pieces[-1])))
-    return b"".join(pieces), parts
+        parts.append((name, sink.tell() - begun))
+        begun = sink.tell()
+    return sink.getvalue(), parts
 
 
 class Snapshots:
