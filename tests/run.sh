@@ -19,7 +19,7 @@ else
   covered tests --ignore=tests/unit --ignore=tests/stack || failed=$?
   wait "$unit" || failed=$?
   cat "$said"
-  covered tests/stack || failed=$?
+  covered tests/stack --durations=40 || failed=$?
 fi
 "$python" -m coverage combine -q || failed=$?
 "$python" -m coverage report "${enough[@]}" || failed=$?
