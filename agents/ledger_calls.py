@@ -17,7 +17,7 @@ from aos.agents import identity
 from aos.agents.ledger_doubt import doubt, ignore, step_of
 from aos.agents.ledger_emit import Turn, say_to, shared
 from aos.agents.ledger_family import DEPTH_MAX, child_id_text, left, line, wait_for, waiting
-from aos.agents.ledger_intake import Delegated, Outcome, Parent, Shared
+from aos.agents.ledger_intake import Delegated, Parent, Shared
 from aos.agents.ledger_rows import Said
 from aos.agents.ledger_state import RUNNING, Request, Step
 from aos.agents.quotas import Refusal
@@ -90,13 +90,9 @@ def _caller(turn: Turn, row: Delegated | Shared) -> tuple[Request, Step] | None:
     """The request and the step whose running attempt says this; None, and evidence, when it is not."""
     request = turn.state.requests.get(row.request_id)
     step = step_of(request, row.step) if request else None
-    said = Outcome(
-        row.request_id, row.step, row.attempt, row.agent, row.epoch, row.token, "call", *(None,) * 10, row.row,
-        row.head, row.heads,
-    )  # fmt: skip
-    code = doubt(turn, request, step, said)
+    code = doubt(turn, request, step, row)
     if code is not None or request is None or step is None:
-        ignore(turn, request, said, code or "AOS3011")
+        ignore(turn, request, row, code or "AOS3011")
         return None
     return request, step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aos.agents import identity
 from aos.agents.ledger_emit import Turn, say_ignored
-from aos.agents.ledger_intake import Outcome
+from aos.agents.ledger_intake import Spoken
 from aos.agents.ledger_state import BACKING_OFF, DONE, FAILED, RUNNING, Common, Request, Step
 from aos.agents.ledger_values import values
 
@@ -21,8 +21,8 @@ def step_of(request: Request, number: int) -> Step | None:
     return request.steps[number] if 0 <= number < len(request.steps) else None
 
 
-def doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome) -> str | None:
-    """Why an answer does not count: forged, late, a duplicate, or of an unknown request; None when it does."""
+def doubt(turn: Turn, request: Request | None, step: Step | None, row: Spoken) -> str | None:
+    """Why what was said does not count: forged, late, a duplicate, or of an unknown request; None when it does."""
     round = request.common.round if request else last_round(turn, row.request_id)
     if round is None:
         return "AOS3011"
@@ -40,13 +40,13 @@ def doubt(turn: Turn, request: Request | None, step: Step | None, row: Outcome) 
     return "AOS3006" if step.state in (DONE, FAILED, BACKING_OFF) and not timed_out else "AOS3005"
 
 
-def _has_token(turn: Turn, row: Outcome, round: int) -> bool:
+def _has_token(turn: Turn, row: Spoken, round: int) -> bool:
     expected = identity.token(turn.secret, row.request_id, round, row.step, row.attempt, row.agent, row.epoch)
     return identity.token_is(expected, row.token)
 
 
-def ignore(turn: Turn, request: Request | None, row: Outcome, code: str) -> None:
-    """Record an answer that does not count."""
+def ignore(turn: Turn, request: Request | None, row: Spoken, code: str) -> None:
+    """Record what was said and does not count."""
     common = row.heads[row.head]
     if request is not None:
         request.ignored += 1

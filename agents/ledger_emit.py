@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aos.agents import identity
-from aos.agents.ledger_intake import Outcome
+from aos.agents.ledger_intake import Outcome, Spoken
 from aos.agents.ledger_plans import Plans, Share
 from aos.agents.ledger_rows import (
     InboxRow,
@@ -175,15 +175,16 @@ def say_attempt(turn: Turn, request: Request, step: Step, status: str, score: fl
     )  # fmt: skip
 
 
-def say_ignored(turn: Turn, common: Common, request: Request | None, outcome: Outcome, code: str) -> None:
-    """An answer that counted for nothing, as evidence."""
+def say_ignored(turn: Turn, common: Common, request: Request | None, said: Spoken, code: str) -> None:
+    """What counted for nothing, as evidence."""
+    answer = said if isinstance(said, Outcome) else None
     turn.trails.append(
         TrailRow(
-            common, b"", b"", "ignored", request.id if request else None, outcome.step, "", outcome.attempt,
-            None, request.priority if request else 2, None, outcome.agent, None, None, "ignored", code,
-            outcome.message, outcome.score, False, None, None, None, None, None, None,
-            outcome.cost_usd_micros or 0, outcome.cpu_us or 0, 0, None, None, turn.now, 0, [],
-            request.ignored if request else 1, 0, 0, False, None,
+            common, b"", b"", "ignored", request.id if request else None, said.step, "", said.attempt,
+            None, request.priority if request else 2, None, said.agent, None, None, "ignored", code,
+            answer.message if answer else None, answer.score if answer else None, False, None, None, None, None, None,
+            None, (answer.cost_usd_micros if answer else None) or 0, (answer.cpu_us if answer else None) or 0, 0, None,
+            None, turn.now, 0, [], request.ignored if request else 1, 0, 0, False, None,
         )
     )  # fmt: skip
 

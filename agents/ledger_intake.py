@@ -202,6 +202,9 @@ class Shared(NamedTuple):
     heads: Heads
 
 
+Spoken = Outcome | Delegated | Shared  # what an agent at work says, under the token of its attempt
+
+
 class Cancel(NamedTuple):
     """End the request; `requested_at`: when that was ordered."""
 

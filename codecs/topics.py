@@ -44,7 +44,7 @@ class Topic:
     @property
     def wants_json(self) -> bool:
         """Whether a message may also be one JSON object: the topics that outsiders write."""
-        return self.edge and self.name not in ("aos.results", "aos.alerts")
+        return self.edge and base_of(self.name) not in ("aos.results", "aos.alerts")
 
 
 def _edge(name: str, record: str, doc: str, per_tenant: bool = False, spread: bool = True) -> Topic:

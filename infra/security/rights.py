@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aos.codecs.errors import SettingsError
 from aos.codecs.settings import Settings
-from aos.codecs.topics import DEFAULT_TENANT, TOPICS, all_topics, base_of, inbox, tenant_topic
+from aos.codecs.topics import DEFAULT_TENANT, TOPICS, all_topics, inbox, tenant_topic
 from aos.streams.processor import Processor
 from aos.streams.topology import PROCESSORS
 
@@ -133,7 +133,7 @@ def _of_operator(tenants: Sequence[str]) -> Iterator[Right]:
     for operation in (READ, CREATE, ALTER, DESCRIBE, DESCRIBE_CONFIGS):  # to alter is to add partitions
         yield Right(OPERATOR, TOPIC, "aos.", PREFIXED, operation)
     for topic in all_topics(tenants):
-        if TOPICS[base_of(topic.name)].wants_json or topic.name in ("aos.settings", "aos.processors"):
+        if topic.wants_json or topic.name in ("aos.settings", "aos.processors"):
             yield from _may(OPERATOR, topic.name, WRITE)
     yield Right(OPERATOR, GROUP, "aos.", PREFIXED, DESCRIBE)
     yield Right(
