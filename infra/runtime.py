@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -36,6 +38,9 @@ log = logging.getLogger("aos.runtime")
 RETAIN_S = 60.0
 ANALYZE_S = 5.0
 STATUS_S = 0.5  # how often a worker says how it is
+THREADS = Path("/proc/self/task")
+YIELDING = frozenset(GROUPS["learning"])  # what is learned may wait a little; what is on a task's way may not
+NICE = 3
 
 
 def options(settings: Settings, ordinal: int = 0) -> Options:
@@ -147,6 +152,8 @@ def work(settings: Settings, names: Sequence[str], ordinal: int = 0, status: Pat
 def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awaitable[None]]:
     async def started(worker: Worker) -> None:
         await worker.ready()
+        if YIELDING.issuperset(worker.metrics):
+            give_way()
         duties = [_follow(worker, settings, status)]
         if "store" in worker.metrics:
             duties.append(_now_and_then(RETAIN_S, run_now, settings.database_url, settings))
@@ -154,6 +161,14 @@ def _started(settings: Settings, status: Path | None) -> Callable[[Worker], Awai
         await asyncio.gather(*duties)
 
     return started
+
+
+def give_way() -> None:
+    """Let others go first from now on: not while it starts, because what is down is to come back soon."""
+    for thread in THREADS.iterdir() if THREADS.is_dir() else ():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            own = int(thread.name)
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICE)
 
 
 async def _follow(worker: Worker, settings: Settings, status: Path | None) -> None:

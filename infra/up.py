@@ -24,7 +24,6 @@ from aos.streams.topology import GROUPS
 READY_S = 60.0
 # how to speak to the broker, for other commands of this user; passwords stay in their folder
 SHARED = ("security_protocol", "sasl_mechanism", "kafka_username", "kafka_users_dir", "kafka_ca_file")
-NICE = {"learning": 3}  # what is learned may wait a little; what is on a task's way may not
 
 
 class Up:
@@ -113,7 +112,6 @@ class Up:
             env={**outside(), **environment(self._settings_of(group))},
             log_path=self.log_file(group, ordinal),
             restart=True,
-            nice=NICE.get(group, 0),
         )
 
     def _settings_of(self, group: str) -> Settings:

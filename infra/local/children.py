@@ -93,7 +93,6 @@ class Children:
         stop_signal: int = signal.SIGTERM,
         last_signal: int = signal.SIGKILL,
         user: User | None = None,
-        nice: int = 0,
         on_exit: OnExit | None = None,
     ) -> int:
         """Start a child and return its pid; its output goes to the end of `log_path` (else nowhere).
@@ -110,7 +109,6 @@ class Children:
             "log": str(log_path) if log_path else None,
             "last_signal": int(last_signal),
             "user": [user.uid, user.gid] if user else None,
-            "nice": nice,
         }
         child = Child(name, request, restart, int(stop_signal), on_exit)
         with self._changed:

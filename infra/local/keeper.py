@@ -122,8 +122,6 @@ class Keeper:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        if request["nice"]:
-            os.nice(request["nice"])
         if request["user"]:
             uid, gid = request["user"]
             os.setgroups([])

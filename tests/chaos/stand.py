@@ -24,7 +24,7 @@ from aos.infra.security.certificates import ensure_ca
 from aos.infra.security.connections import surroundings
 from aos.infra.security.local import secure_broker
 from aos.infra.settings import environment
-from aos.infra.up import NICE, SHARED, Up, outside, worker_name
+from aos.infra.up import SHARED, Up, outside, worker_name
 from aos.streams.topology import GROUPS
 from tests.chaos.doors import LinkedBroker
 from tests.chaos.hands import InHand
@@ -61,7 +61,6 @@ class ChaosUp(Up):
             cwd=ROOT,
             log_path=self.log_file(group, ordinal),
             restart=True,
-            nice=NICE.get(group, 0),
         )
 
 

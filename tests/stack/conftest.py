@@ -12,21 +12,24 @@ import pytest
 HERE = Path(__file__).parent
 LAST = "test_edges.py"
 WHOLE = pytest.StashKey[bool]()
+ALL_CROSSINGS = "AOS_TEST_CROSSINGS"  # the file of several runs
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The count comes last; it is of a whole run when every file of this folder has its tests in it."""
+    """The count comes last; it is of a whole run when every file of this folder has its tests in it, or when several
+    runs that make one whole write to one file (tests/run.sh)."""
     mine = [item for item in items if item.path.parent == HERE]
     last = [item for item in mine if item.path.name == LAST]
     items[:] = [item for item in items if item not in last] + last
-    config.stash[WHOLE] = {item.path for item in mine} == set(HERE.glob("test_*.py"))
+    whole = {item.path for item in mine} == set(HERE.glob("test_*.py"))
+    config.stash[WHOLE] = whole or bool(os.environ.get(ALL_CROSSINGS))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def crossings() -> Iterator[Path]:
     """Where the workers of this run write down what they cross."""
     with tempfile.TemporaryDirectory(prefix="aos-crossings-") as name:
-        path = Path(name) / "crossings.ndjson"
+        path = Path(os.environ.get(ALL_CROSSINGS) or Path(name) / "crossings.ndjson")
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "crossing"), *([before] if before else [])])
         os.environ["CROSSINGS_TO"] = str(path)
