@@ -153,7 +153,7 @@ def hit(stand: Stand, slot: Slot) -> dict[str, Any]:
     stand.note("fault-begins", number=slot.number, seed=slot.seed)
     injected = fault.inject(stand, Random(slot.seed))
     stand.wait_ready()
-    stand.wait_work()  # one fault after the other: that of two at once is a fault of its own
+    stand.wait_calm()  # one fault after the other: that of two at once is a fault of its own
     said = {"number": slot.number, "name": fault.name, **asdict(injected)}
     stand.note("fault", **said)
     print(f"{slot.number:>2} {fault.name}: {injected.target} {injected.detail}", file=sys.stderr, flush=True)

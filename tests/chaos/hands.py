@@ -62,8 +62,8 @@ class InHand:
                 found[group, place.topic, place.partition] = end
         return found
 
-    def results(self) -> int:
-        """How many messages of results there are; 0 where the broker does not say."""
+    def results(self) -> int | None:
+        """How many messages of results there are; None where the broker does not say."""
         settings, found = self._settings, 0
         try:
             for tenant in settings.tenants:
@@ -72,7 +72,7 @@ class InHand:
                     place = TopicPartition(name, number)
                     found += self._consumer("store").get_watermark_offsets(place, timeout=10)[1]
         except KafkaException:
-            return 0
+            return None
         return found
 
     def has(self, process: str, ends: Ends) -> bool:

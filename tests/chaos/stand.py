@@ -9,12 +9,15 @@ Names of processes: `worker-edge-0`, `worker-core-0`, `worker-learning-0`, `work
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 from aos.codecs.settings import Settings
 from aos.infra.local.children import Children
@@ -40,6 +43,7 @@ SECRET = "canary-8f1d-token-key"
 LINK_CLIENTS = ("worker-edge", "worker-core", "worker-learning", "worker-keeping", "services", "load")
 TO_DATABASE = "worker-keeping->database"
 BACK_S = 60.0
+CALM_ROWS = 200  # requests under way, at 100 a second
 
 
 class ChaosUp(Up):
@@ -247,11 +251,30 @@ class Stand:
     def wait_work(self, limit_s: float = BACK_S) -> bool:
         """Wait until another result is written; False when none is in time."""
         before, ends = self.in_hand.results(), time.monotonic() + limit_s
-        while self.in_hand.results() <= before:
+        while before is None or (self.in_hand.results() or 0) <= before:
             if time.monotonic() > ends:
                 return False
             time.sleep(0.1)
+            before = self.in_hand.results() if before is None else before
         return True
+
+    def wait_calm(self, limit_s: float = BACK_S) -> bool:
+        """Wait until results come and what waited meanwhile is done; False when that is not so in time."""
+        ends = time.monotonic() + limit_s
+        while not self.wait_work(max(0.0, ends - time.monotonic())) or self._unfinished() > CALM_ROWS:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.2)
+        return True
+
+    def _unfinished(self) -> float:
+        """Requests that SQL knows and that have no result there; without end where it does not say."""
+        try:
+            with psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=5) as link:
+                row = link.execute("SELECT count(*) FROM aos.unfinished").fetchone()
+        except psycopg.Error:
+            return math.inf
+        return float(row[0]) if row else math.inf
 
     # ── faults ────────────────────────────────────────────────────────────────────────────────────
 
