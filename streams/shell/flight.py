@@ -12,8 +12,10 @@ class Flight:
     """The spans of offsets that were handed out and are not finished, in order.
 
     The position to commit is the lowest offset that was handed out and not finished, else the end of what was
-    finished. A span that somebody dropped is never finished: the commit stalls before it, in view of the
-    watchdog, instead of passing it. Offsets that were never handed out (compacted away, markers) do not count.
+    finished. Who begins behind its commit (its state is of more, or the loss of what lies between was accepted)
+    commits that too: else the loss would have to be accepted again. A span that somebody dropped is never finished:
+    the commit stalls before it, in view of the watchdog, instead of passing it. Offsets that were never handed out
+    (compacted away, markers) do not count.
     """
 
     __slots__ = ("_finished", "_spans", "committed", "next")
@@ -21,7 +23,8 @@ class Flight:
     def __init__(self, committed: int | None = None, next: int | None = None) -> None:
         self.committed = committed
         self.next = next  # the offset that comes next, if the log has it
-        self._finished: int | None = None
+        ahead = committed is not None and next is not None and next > committed
+        self._finished: int | None = next if ahead else None
         self._spans: deque[list[int]] = deque()  # [lowest unfinished offset, end]
 
     def took(self, first: int, end: int) -> None:

@@ -126,6 +126,31 @@ async def test_shell_stands_still_when_messages_went_before_they_were_read(stand
     assert not found & {6, 7, 8}
 
 
+async def test_shell_is_told_once_that_a_loss_is_accepted_also_if_nothing_came_after_it(stand: Stand) -> None:
+    """With `Flight` beginning empty the next start stands still again at the same loss."""
+    worker = await stand.worker()
+    async with Feeder(stand, "toy.rows", 1) as feeder:
+        await feeder.rows(range(1, 6))
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await worker.end() == 0
+        await feeder.rows(range(6, 9))
+        await feeder.producer.flush()
+        admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
+        await admin.start()
+        await admin.delete_records({TopicPartition(f"{stand.prefix}toy.rows", 0): RecordsToDelete(-1)})
+        await admin.close()
+        accepting = await stand.worker(accept_loss=["toy.rows"])
+        assert await accepting.end() == 0
+        worker = await stand.worker()
+        await feeder.rows(range(9, 12))
+        await feeder.producer.flush()
+        await stand.caught_up("toy-row", "toy.rows")
+        assert await worker.end() == 0
+    assert await alerts(stand) == []
+    assert {row[0] for row in await stand.rows("toy.small")} >= {9, 10, 11}
+
+
 async def test_shell_notices_that_a_topic_was_made_anew_under_it(stand: Stand) -> None:
     """The reader's offsets mean nothing any more: without the watch it would wait for offsets that never come."""
     worker = await stand.worker()

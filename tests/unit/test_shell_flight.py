@@ -305,3 +305,14 @@ async def test_consumer_stalls_before_a_bundle_that_nobody_finished(consumer: An
     await consumer.commit()
     assert consumer._thread.commits == [{HERE: 2}]
     assert consumer.in_air(HERE)
+
+
+def test_who_begins_behind_its_commit_commits_that() -> None:
+    assert Flight(3, 7).position() == 7
+    assert Flight(7, 3).position() is None
+    assert Flight(None, 7).position() is None
+    flight = Flight(3, 7)
+    flight.took(7, 9)
+    assert flight.position() == 7
+    flight.finished(7, 9)
+    assert flight.position() == 9
