@@ -19,7 +19,7 @@ from aos.streams.shell.options import Options
 from aos.streams.shell.reader import Reader
 from aos.streams.shell.topics import Admin
 
-LOOK_S = 0.5  # .. of a bound of seconds; a tenth of any bound is often enough
+LOOK_S = 0.25  # .. of a bound of seconds; a tenth of any bound is often enough
 
 
 class Backlog:
@@ -50,8 +50,8 @@ class Backlog:
 
 
 class Downstream(Background):
-    """Watches the processor `name` on `topic` (names without prefix); `behind` from `most_s` until half of it. `said`:
-    what follows from either, for the log."""
+    """Watches the processor `name` on `topic` (names without prefix); `behind` from `most_s` until half of it, `late`
+    from `late_s` of the options on likewise. `said`: what follows from being behind or not, for the log."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Downstream(Background):
         self._group, self._topic = f"{options.prefix}aos.{name}", topic
         self._partitions = range(partitions)
         self._backlog = Backlog()
-        self.behind = False
+        self.behind = self.late = False
         super().__init__(f"downstream {self._group}")
 
     def judge(self, age_s: float) -> None:
@@ -79,6 +79,8 @@ class Downstream(Background):
         if behind != self.behind:
             log.warning("%s is %.1f s behind: %s", self._group, age_s, self._said[not behind])
         self.behind = behind
+        late_s = self._options.late_s
+        self.late = age_s > (late_s / 2 if self.late else late_s)
 
     async def _watch(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the 
 class Kit:
     """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
     known to be complete, `outdated` that what decides here has not learned for long, `in_force` puts the settings of
-    now into it, `held_back` says that nothing is to be taken in, `ordered` under which order to stand still (its
+    now into it, `held_back` says that nothing is to be taken in, `crowded` that
+    nothing is of a topic that crowds others out, `ordered` under which order to stand still (its
     mark; empty: none)."""
 
     processor: Processor
@@ -46,6 +47,7 @@ class Kit:
     outdated: Callable[[], bool] = lambda: False
     in_force: Callable[[Processor, Views], Views] = lambda processor, views: views
     held_back: Callable[[], bool] = lambda: False
+    crowded: Callable[[], bool] = lambda: False
     ordered: Callable[[], str] = lambda: ""
     crumbs: Crumbs = field(default_factory=lambda: Crumbs(None))
     halt: Halt = field(init=False)
@@ -106,6 +108,22 @@ class Input:
     def drop(self) -> None:
         self.queue.clear()
         self.waiting_bytes = 0
+
+
+CROWD_MESSAGES, CROWD_TIMES = 32, 1.5
+
+
+def uncrowded(inputs: Collection[Input]) -> list[Input]:
+    """All but the topics that have so many messages waiting, and so many times their share of all that wait: their
+    backlog is to be theirs alone. Topics that have about as much as each other are all taken from."""
+    share = sum(len(item.queue) for item in inputs) / max(1, len(inputs))
+    most = max(CROWD_MESSAGES, CROWD_TIMES * share)
+    return [item for item in inputs if len(item.queue) <= most]
+
+
+def runnable(inputs: Collection[Input], crowded: bool) -> list[Input]:
+    """What may be stepped now; `crowded`: nothing of a topic that crowds others out."""
+    return [item for item in (uncrowded(inputs) if crowded else inputs) if item.queue and not item.held]
 
 
 class Done(NamedTuple):

@@ -23,7 +23,7 @@ from aos.streams.shell.clock import wall
 from aos.streams.shell.consumer import Bundle
 from aos.streams.shell.crumbs import deadly, suspicious
 from aos.streams.shell.fatal import BROKEN, die, log
-from aos.streams.shell.kit import Done, Gather, Input, Kit
+from aos.streams.shell.kit import Done, Gather, Input, Kit, runnable
 from aos.streams.shell.outgoing import Outgoing, messages_of
 from aos.streams.shell.pressure import Pressure
 from aos.streams.shell.producer import Undeliverable
@@ -35,6 +35,10 @@ TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_PATIENCE = 2.0  # times a processor's patience between two ticks of a fold
 SKIPPED = "the step failed on it, or ended the process three times; see the worker's log"
 HELD_S = 0.1  # until an edge that was held back looks again
+CROWD_ROWS, CROWD_TIMES = (
+    32,
+    1.5,
+)  # a topic crowds: so many messages wait, and so many times its share of all that do
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
 
 
@@ -65,9 +69,8 @@ class Loop:
         self.heeded = ""
         self._rewinding = False
         self.between: Callable[[Loop], None] = lambda loop: None  # after a round; takes snapshots
-        self.rewind: Callable[
-            [int, str, int], None
-        ]  # (partition, topic, offset): restore, then skip this message
+        # (partition, topic, offset): restore, then skip this message
+        self.rewind: Callable[[int, str, int], None]
 
     # from outside
 
@@ -127,24 +130,20 @@ class Loop:
         """Seconds until the next round may begin."""
         if self.heeded:
             return float("inf")  # who changes the order wakes it
-        if self.kit.held_back():
-            self.moved_at = time.monotonic()  # not stuck, patient
-            return HELD_S
-        waiting = sum(len(item.queue) for item in self._runnable())
+        waiting = 0 if self.kit.held_back() else sum(len(item.queue) for item in self._runnable())
         if waiting:
             return self.gather.delay(waiting)
+        if any(item.queue and not item.held for item in self.inputs.values()):
+            self.moved_at = time.monotonic()  # not stuck, patient
+            return HELD_S
         return self._until_tick()
 
-    @property
-    def _replaying(self) -> bool:
-        return any(item.replaying for item in self.inputs.values())
-
     def _runnable(self) -> list[Input]:
-        return [item for item in self.inputs.values() if item.queue and not item.held]
+        return runnable(self.inputs.values(), self.kit.crowded())
 
     def _until_tick(self) -> float:
         """Seconds until the state is to be called although nothing came."""
-        if self._replaying:
+        if any(item.replaying for item in self.inputs.values()):
             return float("inf")
         if self.greet:
             return 0.0

@@ -54,6 +54,7 @@ class Options:
     gather_rows: int = 1024
     # an edge that yields to a later processor: how old its undone work may be
     behind_s: float = 5.0
+    late_s: float = 1.5  # .. from here on a topic that crowds others out waits alone
     pace_max_s: float = 0.05
     pace_acks: float = 2.0
     # sinks: one bundle

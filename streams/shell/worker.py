@@ -178,6 +178,7 @@ class Worker:
             name, topic = processor.yields_to
             watched = Downstream(self.options, self.reader, self.admins, name, topic, self.partitions[topic])
             kit.held_back = lambda: watched.behind
+            kit.crowded = lambda: watched.late
             self.downstream.append(watched)
         if processor.rests_on is not None:
             kit.outdated = self._watch_teacher(*processor.rests_on)

@@ -61,3 +61,13 @@ def test_who_is_behind_is_let_go_at_half_of_what_held_it() -> None:
         watched.judge(age)
         found.append(watched.behind)
     assert found == [False, True, True, True, False, False]
+
+
+def test_who_is_late_is_so_before_it_is_behind() -> None:
+    reader: Any = None
+    watched = Downstream(Options("", behind_s=5.0, late_s=1.5), reader, reader, "supervise", "aos.ledger", 1)
+    found = []
+    for age_s in (1.0, 1.6, 1.0, 0.7, 6.0):
+        watched.judge(age_s)
+        found.append((watched.late, watched.behind))
+    assert found == [(False, False), (True, False), (True, False), (False, False), (True, True)]

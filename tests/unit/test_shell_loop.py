@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -16,7 +17,7 @@ from aos.streams.dead_letters import DEAD_LETTERS
 from aos.streams.processor import Batch, Law, Output, Processor, Step, Views
 from aos.streams.shell.codec import WireCodec
 from aos.streams.shell.consumer import Bundle
-from aos.streams.shell.kit import Gather, Input, Kit
+from aos.streams.shell.kit import Gather, Input, Kit, uncrowded
 from aos.streams.shell.loop import Loop
 from aos.streams.shell.metrics import Metrics
 from aos.streams.shell.options import Options
@@ -378,6 +379,50 @@ async def test_an_edge_that_is_held_back_takes_nothing_in_and_is_not_stuck(
     held = True
     loop.stop()
     await asyncio.wait_for(task, 1)
+
+
+async def test_while_later_work_is_late_a_topic_that_crowds_others_out_waits_alone(
+    world: World, given: Given
+) -> None:
+    taken: list[str] = []
+
+    def step(state: Any, batch: Batch, now: int, views: Views, seed: int) -> Step[Any]:
+        taken.extend(raw.topic for raw in batch.raws)
+        return Step(state)
+
+    loop = given(step, Law.ROW, edge=True, topics=("a", "b", "c"))
+    late = True
+    loop.kit.crowded = lambda: late
+    loop.feed(bundle("a", *[b"1"] * 100))
+    loop.feed(bundle("b", b"2", b"3"))
+    task = asyncio.create_task(loop.run())
+    await asyncio.sleep(0.25)
+    assert taken == ["b", "b"]
+    assert time.monotonic() - loop.moved_at < 0.2
+    loop.feed(bundle("b", b"4", first=2))
+    await asyncio.sleep(0.25)
+    assert taken == ["b"] * 3
+    late = False
+    await asyncio.sleep(0.3)
+    assert Counter(taken) == {"a": 100, "b": 3}
+    loop.stop()
+    await asyncio.wait_for(task, 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken"),
+    [
+        ((1000,), (True,)),  # alone it crowds nobody
+        ((1000, 900), (True, True)),
+        ((1000, 10), (False, True)),
+        ((30, 0, 0), (True, True, True)),  # so few are no crowd
+        ((1000, 1000, 10, 0), (False, False, True, True)),
+    ],
+)
+def test_who_crowds_others_out(waiting: tuple[int, ...], taken: tuple[bool, ...]) -> None:
+    inputs = [Input(str(n), TP(str(n), 0), 0, 0, deque([None] * count)) for n, count in enumerate(waiting)]
+    found = uncrowded(inputs)
+    assert tuple(item in found for item in inputs) == taken
 
 
 def test_gather_lets_an_idle_edge_go_at_once() -> None:
