@@ -29,8 +29,9 @@ from typing import Generic, TypeVar
 B = TypeVar("B")
 
 LANES_COUNT = 4
-ROWS_MIN = 64  # a lane holds so many rows even when nothing is free: the window in which tenants are fair
-ROWS_MAX = 4_096  # .. and at most so many (and the rest of the message that filled it)
+# a lane holds at most so many rows (and the rest of the message that filled it): the window in which tenants are fair.
+# What does not fit waits in the topic in the order of its log, the small tenants behind the large; about 2 KB a row
+ROWS_MAX = 16_384
 WEIGHT_MIN = 1e-3  # a tenant of weight 0 gets next to nothing, not nothing
 CREDIT_MAX = 64.0  # rows of weight 1 that a tenant may be behind the foremost one when it comes back
 
@@ -270,8 +271,6 @@ class Lanes(Generic[B]):
         for lane in self.lanes:
             lane.clear()
 
-    def full(self, room: int, free: int) -> list[int]:
-        """Numbers of the lanes that must not be read on: each may hold one row for each slot of the cell (`room`) and
-        one more for each free one."""
-        limit = min(ROWS_MAX, max(ROWS_MIN, room + free))
-        return [lane.number for lane in self.lanes if lane.is_full(limit)]
+    def full(self) -> list[int]:
+        """Numbers of the lanes that must not be read on."""
+        return [lane.number for lane in self.lanes if lane.is_full(ROWS_MAX)]

@@ -122,7 +122,6 @@ class Load:
         self.attempts: dict[bytes, Attempt] = {}
         self.ended: dict[bytes, Told | None] = {}
         self.free = 0  # free slots of the agents in `slots`
-        self.room = 0  # slots of all agents of the partition, taken or not
         self._seen: tuple[int, float] | None = None
 
     def follow(self, fleet: Fleet, prefetch: float) -> bool:
@@ -130,8 +129,6 @@ class Load:
         if self._seen == (fleet.version, prefetch):
             return False
         self._seen = (fleet.version, prefetch)
-        ours = fleet.alive & (fleet.cell_partition == self.partition)
-        self.room = int(_limits(fleet.capacity[ours], prefetch).sum())
         self._fill(self.slots.values(), fleet, prefetch)
         self.free = sum(max(0, slot.limit - slot.load) for slot in self.slots.values())
         return True

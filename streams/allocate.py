@@ -241,8 +241,7 @@ class Turn:
         if self._first:
             state.epoch_seen = state.epoch
         self._pack()
-        room = self._load.room
-        full = self._lanes.full(room, max(0, room - len(self._load.attempts)))
+        full = self._lanes.full()
         busy = bool(self._lanes.rows or self._load.attempts)
         return Step(
             state,

@@ -96,10 +96,20 @@ def test_a_release_lets_the_next_row_start() -> None:
 def test_a_row_of_priority_0_is_the_next_assignment_after_a_thousand_waiting_of_priority_3() -> None:
     state, views = allocate.initial(0), views_of(fleet_of({"agent": "a", "capacity": 1}))
     step = lane(state, views, *(ready(i, "a", ready_at=NOW) for i in range(1, 1002)), priority=3)
-    assert step.paused == {"aos.ready.p3"}
+    assert not step.paused
     assert ledger(lane(state, views, ready(5000, "a", ready_at=NOW + 1), priority=0, now=NOW + 1)) == []
     step = free(state, views, release(1, "a", 1), now=NOW + 2)
     assert [number_of(row) for row in ledger(step)] == [5000]
+
+
+def test_a_small_tenant_does_not_wait_behind_the_thousands_of_a_large_one() -> None:
+    state, views = allocate.initial(0), views_of(fleet_of({"agent": "a", "capacity": 1}))
+    step = lane(state, views, *(ready(i, "a", tenant="large") for i in range(1, 4002)))
+    assert not step.paused, "who waits in the topic waits in the order of its log"
+    lane(state, views, ready(5000, "a", tenant="small"))
+    first = ledger(free(state, views, release(1, "a", 1)))
+    second = ledger(free(state, views, release(number_of(first[0]), "a", 1)))
+    assert 5000 in [number_of(row) for row in (*first, *second)], "the small one has had nothing yet"
 
 
 def test_tenants_share_a_busy_agent_by_weight_within_10_percent() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aos.agents import lanes as lanes_module
 from aos.agents.lanes import Lanes, Verdict, Waiting
 
 AGE = 20_000_000
@@ -162,25 +163,16 @@ def test_what_rows_want_does_not_change_the_order_when_everything_is_free(
     assert order == [item.index for item in take_some(alike, 100)]
 
 
-def test_a_lane_is_full_from_its_limit_until_half_of_it_is_left() -> None:
-    lanes = filled(*(row(i) for i in range(64)))
-    assert lanes.full(room=10, free=0) == [2]
+def test_a_lane_is_full_from_its_limit_until_half_of_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "ROWS_MAX", 64)
+    lanes = filled(*(row(i) for i in range(63)))
+    assert lanes.full() == []
+    lanes.add(row(63))
+    assert lanes.full() == [2]
     take_some(lanes, 31)
-    assert lanes.full(room=10, free=0) == [2]
+    assert lanes.full() == [2]
     take_some(lanes, 1)
-    assert lanes.full(room=10, free=0) == []
-
-
-@pytest.mark.parametrize(
-    ("room", "free", "limit"), [(10, 10, 64), (500, 0, 500), (500, 500, 1000), (10**6, 0, 4096)]
-)
-def test_a_lane_holds_a_row_for_each_slot_and_one_more_for_each_free_one(
-    room: int, free: int, limit: int
-) -> None:
-    lanes = filled(*(row(i) for i in range(limit - 1)))
-    assert lanes.full(room, free) == []
-    lanes.add(row(10**6))
-    assert lanes.full(room, free) == [2]
+    assert lanes.full() == []
 
 
 def test_a_dropped_row_never_starts() -> None:
