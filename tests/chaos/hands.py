@@ -86,6 +86,23 @@ class InHand:
         except KafkaException:
             return False
 
+    def all_ends(self, process: str) -> Ends | None:
+        """The ends of all its inputs now; None where the broker does not tell one of them."""
+        found = self.ends(process)
+        return found if len(found) == sum(map(len, self._places[process].values())) else None
+
+    def done(self, process: str, ends: Ends) -> bool:
+        """Whether the group has committed all of that, and the broker says so."""
+        try:
+            return all(
+                place.offset >= ends.get((group, place.topic, place.partition), 0)
+                for group, places in self._places[process].items()
+                for place in self._consumer(group).committed(places, timeout=10)
+                if ends.get((group, place.topic, place.partition), 0)
+            )
+        except KafkaException:
+            return False
+
     def close(self) -> None:
         for consumer in self._consumers.values():
             consumer.close()

@@ -259,9 +259,17 @@ class Stand:
         return True
 
     def wait_calm(self, limit_s: float = BACK_S) -> bool:
-        """Wait until results come and what waited meanwhile is done; False when that is not so in time."""
+        """Wait until what was sent by now is taken in and stored, and all but what is under way has ended; False when
+        that is not so in time."""
         ends = time.monotonic() + limit_s
-        while not self.wait_work(max(0.0, ends - time.monotonic())) or self._unfinished() > CALM_ROWS:
+        for process in ("worker-edge-0", "worker-keeping-0"):
+            wanted = None
+            while wanted is None or not self.in_hand.done(process, wanted):
+                if time.monotonic() > ends:
+                    return False
+                time.sleep(0.2)
+                wanted = wanted or self.in_hand.all_ends(process)
+        while self._unfinished() > CALM_ROWS:
             if time.monotonic() > ends:
                 return False
             time.sleep(0.2)
