@@ -33,6 +33,18 @@ def arrivals(played: Scene) -> dict[Round, tuple[int, str, int]]:
     return found
 
 
+def callers(played: Scene) -> set[Round]:
+    """Rounds that a caller asked for: what agents hand out belongs to one of these and is not counted again."""
+    world = played.simulation.world
+    return {
+        (row["request_id"], row["round"])
+        for partition in range(world.count("aos.ledger"))
+        for entry in world.read("aos.ledger", partition)
+        for row in entry.rows.select(("kind", "request_id", "round", "parent_id")).to_pylist()
+        if row["kind"] == "requested" and row["parent_id"] is None
+    }
+
+
 def ends(played: Scene) -> dict[Round, dict[str, Any]]:
     """The first result of each round."""
     found: dict[Round, dict[str, Any]] = {}
@@ -47,11 +59,11 @@ def micros(time: Any) -> int:
 
 def most_in_flight(played: Scene, tenant: str) -> int:
     """At any time, of those that were let in."""
-    last = ends(played)
+    last, asked = ends(played), callers(played)
     events = []
     for key, (began, owner, _) in arrivals(played).items():
         end = micros(last[key]["finished_at"])
-        if owner == tenant and last[key]["code"] not in REFUSED and end > began:
+        if key in asked and owner == tenant and last[key]["code"] not in REFUSED and end > began:
             events += [(began, 1), (end, -1)]
     most = now = 0
     for _, change in sorted(events):
@@ -77,11 +89,12 @@ def test_limits_hold_and_refusals_are_typed_whatever_dies(
     played.play()
     check(played)
     assert most_in_flight(played, "acme") <= limits["quota_in_flight"]["acme"]
-    arrived, last = arrivals(played), ends(played)
+    arrived, last, asked = arrivals(played), ends(played), callers(played)
     let_in = sorted(
         began
         for key, (began, tenant, _) in arrived.items()
-        if tenant == "acme" and last[key]["code"] not in REFUSED and last[key]["status"] != "expired"
+        if key in asked and tenant == "acme"
+        if last[key]["code"] not in REFUSED and last[key]["status"] != "expired"
     )
     rate, burst = QUOTAS["quota_requests_per_s"]["acme"], QUOTAS["quota_burst_s"]
     for first, began in enumerate(let_in):
