@@ -20,7 +20,7 @@ beside() { # two lists of files, a semicolon between them: one beside the other;
   cat "$said" && rm -f "$said"
 }
 
-alone=(budget chaos config control demo fleet growth kills processors shell_faults shell_fold shell_journal)
+alone=(budget chaos demo kills shell_faults shell_fold shell_journal)
 "$python" -m coverage erase
 if (($#)); then
   enough=(--fail-under=0) # of some tests nothing follows

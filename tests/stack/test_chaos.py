@@ -47,6 +47,7 @@ def test_twenty_kills_with_work_in_hand_lose_and_double_nothing(measured: Callab
     )
 
 
+@pytest.mark.long
 def test_a_thousand_connections_at_once_lose_and_double_nothing_while_broker_and_workers_are_killed(
     measured: Callable[[str], None],
 ) -> None:

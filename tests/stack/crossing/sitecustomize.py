@@ -32,6 +32,14 @@ OF_KIND = {
 }  # fmt: skip
 
 
+def _task() -> Any:
+    """Who steps or delivers; None for a test that plays a log by hand, of which nothing goes to a broker."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        return None
+
+
 class _Notes:
     """What was stepped by which task and waits for its acknowledgement; what was written down."""
 
@@ -42,11 +50,11 @@ class _Notes:
 
     def stepped(self, crossings: set[Crossing]) -> None:
         new = crossings - self.written
-        if new:
-            self.waiting.setdefault(asyncio.current_task(), set()).update(new)
+        if new and (task := _task()) is not None:
+            self.waiting.setdefault(task, set()).update(new)
 
     def delivered(self, topics: set[str]) -> None:
-        waiting = self.waiting.get(asyncio.current_task(), set())
+        waiting = self.waiting.get(_task(), set())
         done = {one for one in waiting if one[2] in topics}
         waiting -= done
         self.write(done)
