@@ -20,6 +20,7 @@ from aos.codecs.topics import tenant_topic
 from aos.infra.runtime import options
 from aos.streams.shell.topics import Admin, TopicSpec
 from tests.chaos.faults import Injected, inject_by
+from tests.chaos.faults_config import changed
 from tests.chaos.journal import ACKNOWLEDGED, Journal, read
 from tests.chaos.shelf import log_of
 from tests.chaos.stand import ROOT, Stand
@@ -39,6 +40,7 @@ CALM_S, CALM_LIMIT_S = 5.0, 120.0
 QUIET_S, NOISY_S = 15.0, 15.0
 TIMES = 20  # the noisy tenant's rate, in rates of the others
 WORSE = 2.0  # the others' p99, in times of what it was
+IN_FORCE_S = 1.0  # a change of the settings is a view's message
 DONE_S = 60.0  # for the others' last requests
 DRAIN_S = 300.0  # for the noise itself
 
@@ -185,7 +187,7 @@ def strangers(stand: Stand, random: Random, name: str) -> tuple[int, list[tuple[
 
 
 def noisy(stand: Stand, random: Random) -> Injected:
-    """Fault 30: one tenant sends 20 times the others' rate for a while; the others must hardly feel it.
+    """Fault 30: one tenant sends 20 times its quota, which is the others' rate, for a while; they must hardly feel it.
 
     Their p99, from sending by the journal to the append time of the first result, is compared with what it was just
     before, in the same run under the same load.
@@ -201,7 +203,12 @@ def noisy(stand: Stand, random: Random) -> Injected:
     quiet_from = time.time()
     time.sleep(QUIET_S)
     began = time.time()
-    rate = TIMES * mean_rate(stand, others, quiet_from, began)
+    quota = mean_rate(stand, others, quiet_from, began)
+    changed(stand, "set", "quota_requests_per_s", f"{quota:.1f}", "--tenant", tenant)
+    stand.note("quota", tenant=tenant)  # from now on the judge bears that it is refused for that
+    time.sleep(IN_FORCE_S)
+    began = time.time()
+    rate = TIMES * quota
     argv = [sys.executable, "-m", "tests.chaos.load", "--bootstrap", stand.settings.bootstrap, "--name", name]
     argv += ["--prefix", stand.settings.prefix, "--tenants", tenant, "--rate", f"{rate:.1f}"]
     argv += ["--tasks", str(int(rate * NOISY_S)), "--seed", str(random.getrandbits(16))]
@@ -216,11 +223,13 @@ def noisy(stand: Stand, random: Random) -> Injected:
         failed.append(
             ("I10", f"the others' p99 was {during:.2f} s beside the noise, {before:.2f} s before it")
         )
+    changed(stand, "unset", "quota_requests_per_s", "--tenant", tenant)
     if stand.children.wait(name, DRAIN_S) != 0:
         failed.append(("I10", f"the noise did not end: {stand.folder / name}.log"))
     detail = (
-        f"{tenant} at {rate:.0f}/s for {NOISY_S:.0f} s; p99 of the others {before:.2f} s before, "
-        f"{during:.2f} s beside it, of {tenant} itself {own:.2f} s (of what is done)"
+        f"{tenant} at {rate:.0f}/s, {TIMES} times its quota, for {NOISY_S:.0f} s; "
+        f"p99 of the others {before:.2f} s before, {during:.2f} s beside it, "
+        f"of {tenant} itself {own:.2f} s (of what is done)"
     )
     return Injected(began, healed, tenant, outage=NOISY_S, failed=tuple(failed), detail=detail)
 

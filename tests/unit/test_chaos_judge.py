@@ -313,6 +313,17 @@ def test_a_send_of_unknown_end_may_appear_once_or_not_at_all() -> None:
     assert broken(found) == set()
 
 
+def test_a_refusal_for_a_quota_is_right_only_of_a_tenant_that_has_one() -> None:
+    found = good()
+    row = next(row for row in found.topics["aos.results"] if row["tenant"] == "acme")
+    row |= {"status": "rejected", "code": "AOS2101", "payload": None, "agents": [], "attempts": 0}
+    assert "I1" in broken(found)
+    found.notes.append({"event": "quota", "at": T0, "tenant": "default"})
+    assert "I1" in broken(found)
+    found.notes.append({"event": "quota", "at": T0, "tenant": "acme"})
+    assert "I1" not in broken(found)
+
+
 def test_fewer_lessons_are_right_only_where_a_change_was_detected() -> None:
     found = good()
     row = found.topics["aos.beliefs"][0]
