@@ -107,7 +107,7 @@ def topics_changed(stand: Stand, random: Random) -> Injected:
         if not _alarm(stand, before, alerts):
             failed.append(("I6", f"{VICTIM} was {name}: no alarm within {ALARM_S:.0f} s"))
         if change is _cut_short:
-            stand.up.settings = replace(stand.up.settings, accept_loss=(VICTIM,))
+            stand.settings = replace(stand.settings, accept_loss=(VICTIM,))
         stand.up.stack.children.stop("worker-edge-0", 30)
         healed = time.time()
         stand.up.start_worker("edge")
