@@ -43,7 +43,6 @@ SECRET = "canary-8f1d-token-key"
 LINK_CLIENTS = ("worker-edge", "worker-core", "worker-learning", "worker-keeping", "services", "load")
 TO_DATABASE = "worker-keeping->database"
 BACK_S = 60.0
-CALM_ROWS = 200  # requests under way, at 100 a second
 
 
 class ChaosUp(Up):
@@ -259,9 +258,8 @@ class Stand:
         return True
 
     def wait_calm(self, limit_s: float = BACK_S) -> bool:
-        """Wait until what was sent by now is taken in and stored, and all but what is under way has ended; False when
-        that is not so in time."""
-        ends = time.monotonic() + limit_s
+        """Wait until what was sent by now is taken in, stored and ended; False when that is not so in time."""
+        began, ends = time.time(), time.monotonic() + limit_s
         for process in ("worker-edge-0", "worker-keeping-0"):
             wanted = None
             while wanted is None or not self.in_hand.done(process, wanted):
@@ -269,17 +267,18 @@ class Stand:
                     return False
                 time.sleep(0.2)
                 wanted = wanted or self.in_hand.all_ends(process)
-        while self._unfinished() > CALM_ROWS:
+        while self._unfinished(began) > 0:
             if time.monotonic() > ends:
                 return False
             time.sleep(0.2)
         return True
 
-    def _unfinished(self) -> float:
-        """Requests that SQL knows and that have no result there; without end where it does not say."""
+    def _unfinished(self, before: float) -> float:
+        """Requests of before that time that SQL knows without a result; without end where it does not say."""
+        query = "SELECT count(*) FROM aos.unfinished WHERE requested_at < to_timestamp(%s)"
         try:
             with psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=5) as link:
-                row = link.execute("SELECT count(*) FROM aos.unfinished").fetchone()
+                row = link.execute(query, (before,)).fetchone()
         except psycopg.Error:
             return math.inf
         return float(row[0]) if row else math.inf
