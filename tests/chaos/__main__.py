@@ -32,6 +32,7 @@ PATIENCE_S = 60.0
 CALM_S = 6.0  # without a new row: what is learned is published by then
 JUDGE_S = 600.0
 AGENTS_S = 30.0
+CATCH_UP_S = 3.0  # until clients have sent what they could not send while something was away
 
 
 def main() -> int:
@@ -153,6 +154,8 @@ def hit(stand: Stand, slot: Slot) -> dict[str, Any]:
     stand.note("fault-begins", number=slot.number, seed=slot.seed)
     injected = fault.inject(stand, Random(slot.seed))
     stand.wait_ready()
+    if injected.outage:
+        time.sleep(CATCH_UP_S)
     stand.wait_calm()  # one fault after the other: that of two at once is a fault of its own
     said = {"number": slot.number, "name": fault.name, **asdict(injected)}
     stand.note("fault", **said)
