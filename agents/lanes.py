@@ -136,9 +136,9 @@ class Lane(Generic[B]):
         self.clocks[tenant] = clock
         self.clock = max(self.clock, clock)
 
-    def is_full(self, limit: int) -> bool:
+    def is_full(self) -> bool:
         """Whether it must not be read on: from its limit on, until half of it is left."""
-        self.full = self.count >= limit or (self.full and self.count > limit // 2)
+        self.full = self.count >= ROWS_MAX or (self.full and self.count > ROWS_MAX // 2)
         return self.full
 
     # a pass: begin, then peek and advance or skip by turns; rows must not be added or removed meanwhile
@@ -273,4 +273,4 @@ class Lanes(Generic[B]):
 
     def full(self) -> list[int]:
         """Numbers of the lanes that must not be read on."""
-        return [lane.number for lane in self.lanes if lane.is_full(ROWS_MAX)]
+        return [lane.number for lane in self.lanes if lane.is_full()]

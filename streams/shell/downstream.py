@@ -19,7 +19,7 @@ from aos.streams.shell.options import Options
 from aos.streams.shell.reader import Reader
 from aos.streams.shell.topics import Admin
 
-LOOK_S = 0.25  # .. of a bound of seconds; a tenth of any bound is often enough
+LOOK_S = 0.5  # .. of a bound of seconds; a tenth of any bound is often enough
 
 
 class Backlog:

@@ -29,9 +29,8 @@ PATIENCE_MOST = 4.0  # times the patience of a processor: its fetches while the 
 class Kit:
     """What all loops of a processor share. `given` is what its steps may look at, `staleness_s` how long ago that was
     known to be complete, `outdated` that what decides here has not learned for long, `in_force` puts the settings of
-    now into it, `held_back` says that nothing is to be taken in, `crowded` that
-    nothing is of a topic that crowds others out, `ordered` under which order to stand still (its
-    mark; empty: none)."""
+    now into it, `held_back` says that nothing is to be taken in, `crowded` that nothing is of a topic that crowds
+    others out, `ordered` under which order to stand still (its mark; empty: none)."""
 
     processor: Processor
     options: Options

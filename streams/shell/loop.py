@@ -35,10 +35,6 @@ TICK_S_MIN = 0.005  # a state that is always due must not spin
 TICK_PATIENCE = 2.0  # times a processor's patience between two ticks of a fold
 SKIPPED = "the step failed on it, or ended the process three times; see the worker's log"
 HELD_S = 0.1  # until an edge that was held back looks again
-CROWD_ROWS, CROWD_TIMES = (
-    32,
-    1.5,
-)  # a topic crowds: so many messages wait, and so many times its share of all that do
 TICK_AGAIN_S = 0.05  # a tick whose append time is still before the due time (clocks differ)
 
 

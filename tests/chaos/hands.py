@@ -77,14 +77,7 @@ class InHand:
 
     def has(self, process: str, ends: Ends) -> bool:
         """Whether the group has not committed all of that; False where the broker does not say."""
-        try:
-            return any(
-                ends.get((group, place.topic, place.partition), 0) > max(0, place.offset)
-                for group, places in self._places[process].items()
-                for place in self._consumer(group).committed(places, timeout=10)
-            )
-        except KafkaException:
-            return False
+        return self._left(process, ends) is True
 
     def all_ends(self, process: str) -> Ends | None:
         """The ends of all its inputs now; None where the broker does not tell one of them."""
@@ -93,15 +86,18 @@ class InHand:
 
     def done(self, process: str, ends: Ends) -> bool:
         """Whether the group has committed all of that, and the broker says so."""
+        return self._left(process, ends) is False
+
+    def _left(self, process: str, ends: Ends) -> bool | None:
+        """Whether anything of that is not committed; None where the broker does not say."""
         try:
-            return all(
-                place.offset >= ends.get((group, place.topic, place.partition), 0)
+            return any(
+                ends.get((group, place.topic, place.partition), 0) > max(0, place.offset)
                 for group, places in self._places[process].items()
                 for place in self._consumer(group).committed(places, timeout=10)
-                if ends.get((group, place.topic, place.partition), 0)
             )
         except KafkaException:
-            return False
+            return None
 
     def close(self) -> None:
         for consumer in self._consumers.values():

@@ -89,23 +89,28 @@ async def says(worker: Process, words: str, within_s: float = 30.0) -> None:
         await asyncio.sleep(0.1)
 
 
+async def overtaken(stand: Stand, feeder: Feeder) -> None:
+    """A worker reads rows 1 to 5 and ends in good order; rows 6 to 8 come and are removed before anybody reads them."""
+    worker = await stand.worker()
+    await feeder.rows(range(1, 6))
+    await feeder.producer.flush()
+    await stand.caught_up("toy-row", "toy.rows")
+    assert await worker.end() == 0
+    await feeder.rows(range(6, 9))
+    await feeder.producer.flush()
+    admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(f"{stand.prefix}toy.rows", 0): RecordsToDelete(-1)})
+    await admin.close()
+
+
 async def test_shell_stands_still_when_messages_went_before_they_were_read(stand: Stand) -> None:
     """Retention overtook a reader that was away: it says so and reads nothing, until an operator accepts the loss.
 
     With `at_start` always False the rows behind the loss are read as if nothing had happened.
     """
-    worker = await stand.worker()
     async with Feeder(stand, "toy.rows", 1) as feeder:
-        await feeder.rows(range(1, 6))
-        await feeder.producer.flush()
-        await stand.caught_up("toy-row", "toy.rows")
-        assert await worker.end() == 0
-        await feeder.rows(range(6, 9))
-        await feeder.producer.flush()
-        admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
-        await admin.start()
-        await admin.delete_records({TopicPartition(f"{stand.prefix}toy.rows", 0): RecordsToDelete(-1)})
-        await admin.close()
+        await overtaken(stand, feeder)
         before = await stand.committed("toy-row")
         worker = await stand.worker()
         await says(worker, "AOS9003: toy-row stands still: toy.rows: messages were removed")
@@ -128,18 +133,8 @@ async def test_shell_stands_still_when_messages_went_before_they_were_read(stand
 
 async def test_shell_is_told_once_that_a_loss_is_accepted_also_if_nothing_came_after_it(stand: Stand) -> None:
     """With `Flight` beginning empty the next start stands still again at the same loss."""
-    worker = await stand.worker()
     async with Feeder(stand, "toy.rows", 1) as feeder:
-        await feeder.rows(range(1, 6))
-        await feeder.producer.flush()
-        await stand.caught_up("toy-row", "toy.rows")
-        assert await worker.end() == 0
-        await feeder.rows(range(6, 9))
-        await feeder.producer.flush()
-        admin = AIOKafkaAdminClient(bootstrap_servers=stand.bootstrap)
-        await admin.start()
-        await admin.delete_records({TopicPartition(f"{stand.prefix}toy.rows", 0): RecordsToDelete(-1)})
-        await admin.close()
+        await overtaken(stand, feeder)
         accepting = await stand.worker(accept_loss=["toy.rows"])
         assert await accepting.end() == 0
         worker = await stand.worker()
